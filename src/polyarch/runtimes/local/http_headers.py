@@ -1,0 +1,28 @@
+"""Header lines, as both sides of our HTTP write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+__all__ = ["encode_headers", "header_line"]
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, token
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110, field-value: no control characters
+
+
+def encode_headers(headers: Mapping[str, str]) -> bytes:
+    """The header lines, each with its line end, ready to be sent many times.
+
+    ValueError for a name or a value that HTTP does not allow (a line break would start another header).
+    """
+    return b"".join(header_line(name, value) for name, value in headers.items())
+
+
+@lru_cache(maxsize=256)
+def header_line(name: str, value: str) -> bytes:
+    """One header line with its line end."""
+    if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+        raise ValueError(f"not an HTTP header: {name!r}: {value!r}")
+    return f"{name}: {value}\r\n".encode("latin-1")
