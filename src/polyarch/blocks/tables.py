@@ -9,9 +9,9 @@ Semantics that every store behind this port keeps:
   ``get_many`` lock what they return until the end of the transaction (strict two-phase locking), unless
   ``lock=False``, which reads committed data without waiting.  Rows are locked in key order.
 * Leaving ``async with`` normally commits; leaving it with an exception rolls back.
-* ``Conflict`` (a Refused): the store chose this transaction to give way (deadlock, lock wait too long); nothing
-  of it happened.  ``Unreachable`` (a Refused): the store could not be reached before anything was sent.
-  ``Timeout``: the connection died or was too slow while committing; the transaction may have happened.
+* ``Conflict`` (a Refused): the store chose this transaction to give way (deadlock, lock wait too long);
+  nothing of it happened.  ``Unreachable`` (a Refused): the store could not be reached before anything was
+  sent.  ``Timeout``: the connection died or was too slow while committing; it may have happened.
   Any failure *before* the commit was sent is a Refused: an uncommitted transaction never happens.
 """
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from polyarch.core.records import Record
 
@@ -29,6 +29,9 @@ __all__ = ["Row", "Tables", "Transaction", "key_of", "table_name"]
 
 class Row(Record):
     """One row of a table: a frozen record; its first field is the key (a str or an int)."""
+
+    indexed: ClassVar[tuple[str, ...]] = ()
+    """Fields besides the key by which ``select`` and ``count`` find rows quickly."""
 
 
 R = TypeVar("R", bound=Row)

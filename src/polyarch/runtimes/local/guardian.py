@@ -64,6 +64,9 @@ class Janitor:
 
     folder: Path
     """The run's temporary folder; others than its owner may pass through it but not list it."""
+    _process: subprocess.Popen[bytes]
+    _writer: asyncio.StreamWriter
+    _listening: asyncio.Task[None]
 
     def __init__(self) -> None:
         self.processes: dict[int, Process] = {}

