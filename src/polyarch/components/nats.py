@@ -88,7 +88,8 @@ class _Link:
             # We connect anew when somebody needs it: a client that reconnects by itself buffers meanwhile,
             # and says only after a time-out what we can say at once.
             allow_reconnect=False,
-            max_reconnect_attempts=0,
+            max_reconnect_attempts=1,  # 0 would be forever
+            reconnect_time_wait=0,
             error_cb=_ignore,
             closed_cb=self._on_close,
         )
@@ -231,7 +232,7 @@ class NatsQueue(Queue):
 
     async def _open(self) -> _Link:
         link = _Link()
-        await link.open(self.url, self.time_limit)
+        await asyncio.wait_for(link.open(self.url, self.time_limit), self.time_limit)
         return link
 
     def _opened(self, opening: asyncio.Task[_Link]) -> None:

@@ -1,0 +1,64 @@
+"""What the author of a node, a job or an architecture sees: import it from here."""
+
+from polyarch.core.disk import Disk
+from polyarch.core.errors import (
+    BadArguments,
+    Broken,
+    Conflict,
+    Failure,
+    Refused,
+    Timeout,
+    TooLarge,
+    UnknownMethod,
+    Unreachable,
+)
+from polyarch.core.http import Http, Over, Request, Response, Web, get, post
+from polyarch.core.job import Done, Job, Operation, Verdict, Visit
+from polyarch.core.messages import Reference, oneway, rpc
+from polyarch.core.node import Env, Node
+from polyarch.core.randomness import Random
+from polyarch.core.records import Record
+from polyarch.core.system import Architecture, Component, System, parameter
+from polyarch.core.tasks import Future, Task, Timer, first, gather, settle
+
+__all__ = [
+    "Architecture",
+    "BadArguments",
+    "Broken",
+    "Component",
+    "Conflict",
+    "Disk",
+    "Done",
+    "Env",
+    "Failure",
+    "Future",
+    "Http",
+    "Job",
+    "Node",
+    "Operation",
+    "Over",
+    "Random",
+    "Record",
+    "Reference",
+    "Refused",
+    "Request",
+    "Response",
+    "System",
+    "Task",
+    "Timeout",
+    "Timer",
+    "TooLarge",
+    "UnknownMethod",
+    "Unreachable",
+    "Verdict",
+    "Visit",
+    "Web",
+    "first",
+    "gather",
+    "get",
+    "oneway",
+    "parameter",
+    "post",
+    "rpc",
+    "settle",
+]

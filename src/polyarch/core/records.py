@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import typing
+
 import msgspec
 
 __all__ = ["Record"]
 
 
+@typing.dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Record(msgspec.Struct, frozen=True):
     """A frozen, typed value: ``class Peer(Record): id: int; address: str``.
 

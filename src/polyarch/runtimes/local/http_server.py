@@ -186,7 +186,7 @@ class _Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._head_size = 0
         self._body_size = 0
-        self._raw = 0  # bytes of this message in whole reads, whatever the parser made of them
+        self._raw = 0  # bytes since the read that ended the last message, whatever the parser made of them
         self._owes_continue = False
         self._rejected = False  # the rest of the stream means nothing
         self._reading = True
@@ -261,7 +261,7 @@ class _Connection(asyncio.Protocol):
         self._since = self._server.now
         self._url = b""
         self._headers = {}
-        self._head_size = self._body_size = self._raw = 0
+        self._head_size = self._body_size = 0
 
     def on_url(self, part: bytes) -> None:
         self._url += part
@@ -312,6 +312,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._phase = _Phase.NOTHING
+        self._raw = 0
         parser = self._parser
         if self._rejected or parser is None:
             return
@@ -463,9 +464,12 @@ class _Connection(asyncio.Protocol):
             return
         if self._no_more:
             self._transport.close()
-        else:
+            return
+        try:
             self._transport.write_eof()
-            self._regulate()
+        except OSError:  # the client has reset the connection
+            self._transport.abort()
+        self._regulate()
 
     def close_when_idle(self) -> None:
         """The server closes: now, or after the requests that are in progress."""

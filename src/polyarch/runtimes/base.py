@@ -1,0 +1,107 @@
+"""What every runtime offers: a session, in which a declared system runs, is loaded, broken and looked at.
+
+    with open_session(system, seed=1) as session:
+        result = session.perform(experiment)       # experiment: async def (x: Experimenter) -> …
+
+The experimenter is itself a node, beside the system and never broken: it sends messages like any other,
+and ``x.control`` holds the powers that a runtime has over processes and links.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from polyarch.core.node import Node
+from polyarch.core.records import Record
+
+__all__ = ["Control", "Experimenter", "Session", "Traffic"]
+
+T = TypeVar("T")
+
+
+class Traffic(Record):
+    """What has crossed between processes since the session began."""
+
+    messages: int
+    bytes: int
+    by_method: dict[str, int] = {}
+
+
+class Control(abc.ABC):
+    """Powers over processes (named ``role-index``) and links, in runs on every runtime."""
+
+    @abc.abstractmethod
+    async def crash(self, process: str) -> None:
+        """SIGKILL: unsynced writes are lost, connections are reset."""
+
+    @abc.abstractmethod
+    async def restart(self, process: str) -> None:
+        """Boot a crashed process again, from its disks; returns when it runs."""
+
+    @abc.abstractmethod
+    async def pause(self, process: str) -> None:
+        """SIGSTOP."""
+
+    @abc.abstractmethod
+    async def resume(self, process: str) -> None:
+        """SIGCONT."""
+
+    @abc.abstractmethod
+    async def disturb(
+        self,
+        sources: Sequence[str] | None,
+        targets: Sequence[str] | None,
+        *,
+        loss: float = 0.0,
+        delay: float = 0.0,
+        duplicate: float = 0.0,
+        reorder: float = 0.0,
+    ) -> int:
+        """Disturb messages from some processes to others (None: all); a loss of 1 is a one-way partition.
+        The number of the rule, for ``heal``."""
+
+    @abc.abstractmethod
+    async def heal(self, rule: int | None = None) -> None:
+        """End one disturbance, or all."""
+
+    @abc.abstractmethod
+    async def skew(self, process: str, *, offset: float = 0.0, drift: float = 1.0) -> None:
+        """Set the clocks of a process ``offset`` seconds ahead, running ``drift`` times as fast."""
+
+    @abc.abstractmethod
+    async def traffic(self) -> Traffic:
+        """Messages and bytes between processes so far."""
+
+    @abc.abstractmethod
+    async def resources(self) -> dict[str, dict[str, float]]:
+        """For each process: what the runtime can measure (``memory_mb``, ``cpu_s``)."""
+
+
+class Experimenter(Node):
+    """The node that runs an experiment."""
+
+    control: Control
+    client: Any
+    """The first client, through its job's port."""
+
+
+class Session(abc.ABC):
+    """A system that runs."""
+
+    runtime: str
+
+    @abc.abstractmethod
+    def perform(self, experiment: Callable[[Experimenter], Coroutine[Any, Any, T]]) -> T:
+        """Run an experiment to its end and give its result; its exceptions come out here."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """End everything.  Nothing stays behind."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
