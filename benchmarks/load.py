@@ -130,7 +130,7 @@ async def open_loop(port: int, rate: float, seconds: float) -> dict[str, Any]:
         def due(i: int, intended: int) -> None:
             def done(status: int, body: bytes, failure: Failure | None) -> None:
                 nonlocal failed, answered
-                if failure is None:
+                if status == 200:
                     latency.record(clock() - intended)
                 else:
                     failed += 1
@@ -178,7 +178,7 @@ async def closed_loop(port: int, connections: int, pipeline: int, seconds: float
 
             def done(status: int, body: bytes, failure: Failure | None) -> None:
                 nonlocal ended, failed
-                if failure is None:
+                if status == 200:
                     latency.record(clock() - begun)
                 else:
                     failed += 1

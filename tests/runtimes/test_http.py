@@ -115,8 +115,8 @@ def test_a_pool_opens_connections_up_to_its_limit_and_then_queues_in_order(run: 
             await asyncio.sleep(0.02)
             assert (len(held), pool.connections, server.connections) == (2, 2, 2)
             for i in range(6):
-                await until(lambda i=i: len(held) > i)
                 held[i](200, b"")
+                await until(lambda i=i: len(held) == min(6, i + 3))
             await asyncio.gather(*answers)
             assert pool.connections == 2
             assert sorted(order[:2]) == ["/0", "/1"]
@@ -208,7 +208,8 @@ def test_an_answer_too_late_is_a_timeout_and_the_late_answer_reaches_nobody(run:
             with pytest.raises(Timeout) as caught:
                 await pool.fetch("GET", "/slow", timeout=0.05)
             assert caught.type is Timeout
-            held[0](200, b"slow")
+            for respond in held:  # none, if the machine was so slow that the request did not even arrive
+                respond(200, b"slow")
             assert (await pool.fetch("GET", "/")).body == b"quick"
 
     run(main())
@@ -563,7 +564,7 @@ def test_whatever_bytes_arrive_the_server_neither_fails_nor_leaks_a_connection(r
                 writer.close()
 
             # Hypothesis runs in a thread beside the loop, so that one server meets all examples.
-            @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+            @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
             @given(fragments, st.booleans())
             def fuzz(parts: list[bytes], abrupt: bool) -> None:
                 asyncio.run_coroutine_threadsafe(send(parts, abrupt), loop).result(15)

@@ -104,10 +104,10 @@ class HttpServer:
         self.requests = 0
         self.bytes_received = 0
         self.bytes_sent = 0
-        self.now = 0.0  # a clock for limits, as coarse as the sweep: it costs nothing to read
-        self.date = b""
-        self.closing = False
-        self.open: set[_Connection] = set()
+        self._now = 0.0  # a clock for limits, as coarse as the sweep: it costs nothing to read
+        self._date = b""
+        self._closing = False
+        self._open: set[_Connection] = set()
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
@@ -126,15 +126,15 @@ class HttpServer:
         if self._listener is None:
             return
         self._listener.close()
-        self.closing = True
-        for connection in list(self.open):
+        self._closing = True
+        for connection in list(self._open):
             connection.close_when_idle()
-        if self.open:
+        if self._open:
             try:
                 await asyncio.wait_for(self._empty.wait(), grace)
             except TimeoutError:
                 pass
-        for connection in list(self.open):
+        for connection in list(self._open):
             connection.abort()
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -143,7 +143,7 @@ class HttpServer:
     @property
     def connections(self) -> int:
         """Open connections now."""
-        return len(self.open)
+        return len(self._open)
 
     async def __aenter__(self) -> HttpServer:
         await self.start()
@@ -154,10 +154,10 @@ class HttpServer:
 
     def _sweep(self) -> None:
         """Move the coarse clock, and look for clients that took too long."""
-        self.now = time.monotonic()
-        self.date = f"date: {formatdate(usegmt=True)}\r\n".encode()
-        for connection in list(self.open):
-            connection.check(self.now)
+        self._now = time.monotonic()
+        self._date = f"date: {formatdate(usegmt=True)}\r\n".encode()
+        for connection in list(self._open):
+            connection.check(self._now)
         shortest = min(self.limits.head_time, self.limits.body_time, self.limits.idle_time)
         self._sweeper = asyncio.get_running_loop().call_later(min(1.0, shortest / 4), self._sweep)
 
@@ -178,7 +178,7 @@ class _Connection(asyncio.Protocol):
         self._limits = server.limits
         self._transport: asyncio.Transport
         self._parser: HttpRequestParser | None = None
-        self._since = server.now  # when the client's present duty began
+        self._since = server._now  # when the client's present duty began
         # Reading.
         self._phase = _Phase.NOTHING
         self._url = b""
@@ -203,17 +203,17 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
         self._parser = HttpRequestParser(self)
-        self._server.open.add(self)
+        self._server._open.add(self)
         self._server._empty.clear()
-        if self._server.closing:
+        if self._server._closing:
             self.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._ending = True
         self._parser = None  # it holds this object's methods: a cycle
         self._queue.clear()
-        self._server.open.discard(self)
-        if not self._server.open:
+        self._server._open.discard(self)
+        if not self._server._open:
             self._server._empty.set()
 
     def data_received(self, data: bytes) -> None:
@@ -237,12 +237,12 @@ class _Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writable = False
-        self._since = self._server.now
+        self._since = self._server._now
         self._regulate()
 
     def resume_writing(self) -> None:
         self._writable = True
-        self._since = self._server.now
+        self._since = self._server._now
         self._advance()
 
     # --- reading: httptools calls on_... ---
@@ -258,7 +258,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._phase = _Phase.HEAD
-        self._since = self._server.now
+        self._since = self._server._now
         self._url = b""
         self._headers = {}
         self._head_size = self._body_size = 0
@@ -279,7 +279,7 @@ class _Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._phase = _Phase.BODY
-        self._since = self._server.now
+        self._since = self._server._now
         if self._rejected:
             return
         parser, headers = self._parser, self._headers
@@ -368,7 +368,7 @@ class _Connection(asyncio.Protocol):
         self._advancing = False
         if self._owes_continue and self._current is None and not self._queue and not self._ending:
             self._owes_continue = False
-            self._since = self._server.now
+            self._since = self._server._now
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._regulate()
 
@@ -392,7 +392,7 @@ class _Connection(asyncio.Protocol):
             return True
         if self._queue:
             return False
-        return self._no_more or (self._server.closing and self._phase is _Phase.NOTHING)
+        return self._no_more or (self._server._closing and self._phase is _Phase.NOTHING)
 
     def encode(
         self,
@@ -413,7 +413,7 @@ class _Connection(asyncio.Protocol):
             headers += b"connection: close\r\n"
         elif request is not None and request.version == "1.0":
             headers += b"connection: keep-alive\r\n"
-        date = self._server.date
+        date = self._server._date
         if status in _BODILESS:
             return (b"%b%b%b\r\n" % (line, date, headers),)
         type_line = header_line("content-type", content_type)
@@ -428,7 +428,7 @@ class _Connection(asyncio.Protocol):
             return
         self._write(*data)
         self._current = None
-        self._since = self._server.now
+        self._since = self._server._now
         if closes:
             self._end()
         elif self._queue or self._owes_continue:
@@ -459,7 +459,7 @@ class _Connection(asyncio.Protocol):
         """Close our half, and read on for a while: closing with unread input would make the kernel send a
         reset, and the client might lose the answer (RFC 9112, 9.6)."""
         self._ending = True
-        self._since = self._server.now
+        self._since = self._server._now
         if self._transport.is_closing():
             return
         if self._no_more:
