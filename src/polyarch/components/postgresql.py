@@ -11,9 +11,10 @@ import importlib.util
 import os
 import shutil
 import signal
+import types
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -198,6 +199,7 @@ TYPES = {
     bytes: "bytea",
     object: "text",
 }
+ARRAYS = f"select {', '.join(f'null::{type}[]' for type in sorted(set(TYPES.values())))}"
 GAVE_WAY = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
 ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
@@ -236,7 +238,6 @@ class _Link:
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.meter = SocketMeter(getattr(connection, "_transport", None))
-        self.meter.take()  # opening it is nobody's transaction
 
 
 class PostgresTables(Tables):
@@ -340,6 +341,8 @@ class PostgresTables(Tables):
             await connection.execute(
                 f"set client_min_messages = error; begin; select pg_advisory_xact_lock(7); {create} commit"
             )
+            # The driver asks about array types when it first meets them: not in somebody's transaction.
+            await connection.prepare(ARRAYS)
         except BaseException:
             connection.terminate()
             raise
@@ -386,6 +389,8 @@ class _Transaction(Transaction):
         self._link = await self._of._acquire(deadline)
         self._connection = self._link.connection
         self._timer = loop.call_at(deadline, self._expire)
+        if self._of.on_traffic is not None:
+            self._link.meter.take()  # what was before is not ours
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
@@ -410,7 +415,7 @@ class _Transaction(Transaction):
             raise self._refuse(None)
         self._exchanges += 1
         try:
-            outcome = await self._connection.execute("commit")
+            outcome = await _abandonable(self._connection.execute("commit"))
         except BaseException as error:
             if not isinstance(error, ERRORS):  # closed or cancelled: the connection is in the middle
                 self._connection.terminate()
@@ -425,7 +430,7 @@ class _Transaction(Transaction):
     async def _roll_back(self) -> None:
         self._exchanges += 1
         try:
-            await self._connection.execute("rollback")
+            await _abandonable(self._connection.execute("rollback"))
         except BaseException as error:
             self._connection.terminate()
             if not isinstance(error, ERRORS):
@@ -461,9 +466,9 @@ class _Transaction(Transaction):
             if begin and not self._begun:
                 self._begun = True
                 self._exchanges += 1
-                await self._connection.execute("begin")
+                await _abandonable(self._connection.execute("begin"))
             self._exchanges += 1
-            return await getattr(self._connection, method)(query, *arguments)
+            return await _abandonable(getattr(self._connection, method)(query, *arguments))
         except ERRORS as error:
             raise self._refuse(error) from None
 
@@ -517,6 +522,28 @@ class _Transaction(Transaction):
         conditions, arguments = mapping.conditions(equals, "${}".format)
         query = f"{sql.count}{_where(conditions)}"
         return int(await self._ask("fetchval", query, *arguments, begin=False))
+
+
+@types.coroutine
+def _abandonable(work: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Await ``work``.  If our coroutine is closed meanwhile (a node died), how the driver's exchange ends
+    is nobody's business: without this, asyncio would complain of an exception that nobody retrieved."""
+    step: Any = work.send
+    argument: BaseException | None = None
+    while True:
+        try:
+            future = step(argument)
+        except StopIteration as end:
+            return end.value
+        try:
+            yield future
+            step, argument = work.send, None
+        except GeneratorExit:
+            work.close()
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
+        except BaseException as error:
+            step, argument = work.throw, error
 
 
 def _where(conditions: list[str]) -> str:

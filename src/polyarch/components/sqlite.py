@@ -122,24 +122,38 @@ class SqliteTables(Tables):
                 connection.close()
         self._writer = self._reader = None
 
-    def _connect(self) -> None:
+    async def _connect(self) -> None:
+        """Open the file, once; Conflict if others hold it all the time, Unreachable if it cannot be."""
+        deadline = asyncio.get_running_loop().time() + self.time_limit
+        while self._writer is None:
+            try:
+                self._open()
+            except sqlite3.Error as error:
+                if not _is_busy(error):
+                    raise Unreachable(f"SQLite at {self.path}: {error}") from None
+                if asyncio.get_running_loop().time() > deadline:
+                    raise Conflict(f"others held {self.path} for {self.time_limit} s") from None
+                await _pause(0.005)
+
+    def _open(self) -> None:
         """Two connections: what one transaction has not committed, the readers must not see."""
-        if self._writer is not None:
-            return
+        writer, reader = (
+            # Without its own waiting, which would stop the event loop.
+            sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
+            for _ in range(2)
+        )
         try:
-            writer, reader = (
-                # Waiting is ours (timeout 0) but for the moment of creation below.
-                sqlite3.connect(self.path, timeout=2.0, isolation_level=None, check_same_thread=False)
-                for _ in range(2)
-            )
             writer.execute("pragma journal_mode = wal")
             writer.execute(f"pragma synchronous = {self.synchronous}")
-            create = "".join(statements.create for statements in self._tables.values())
-            writer.executescript(f"begin immediate; {create} commit")
-            writer.execute("pragma busy_timeout = 0")
+            there = {quoted(name) for (name,) in writer.execute("select name from sqlite_master")}
+            if not all(statements.mapping.table in there for statements in self._tables.values()):
+                create = "".join(statements.create for statements in self._tables.values())
+                writer.executescript(f"begin immediate; {create} commit")
             reader.execute("pragma query_only = on")
-        except sqlite3.Error as error:
-            raise Unreachable(f"SQLite at {self.path}: {error}") from None
+        except sqlite3.Error:
+            writer.close()
+            reader.close()
+            raise
         self._writer, self._reader = writer, reader
 
 
@@ -155,7 +169,7 @@ class _Transaction(Transaction):
         self._waiting: asyncio.Future[bool] | None = None
 
     async def __aenter__(self) -> _Transaction:
-        self._of._connect()
+        await self._of._connect()
         self._timer = asyncio.get_running_loop().call_later(self._of.time_limit, self._expire)
         return self
 
