@@ -18,7 +18,6 @@ Refused answers 409 (or 400, 404, 413 by its code), Timeout 504, both with ``{"e
 
 from __future__ import annotations
 
-
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar, cast
 from urllib.parse import parse_qsl, quote, unquote
@@ -30,7 +29,7 @@ from polyarch.core.messages import Method, _hints, rpc, schema_of
 from polyarch.core.node import Node
 from polyarch.core.records import Record
 
-__all__ = ["Http", "Over", "Request", "Response", "Route", "Web", "get", "post", "routes_of"]
+__all__ = ["Http", "Over", "Request", "Response", "Route", "Web", "failure_response", "get", "post", "routes_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -197,7 +196,8 @@ def routes_of(cls: type) -> dict[str, Route]:
 _STATUS = {"bad-arguments": 400, "unknown-method": 404, "too-large": 413, "unreachable": 503}
 
 
-def _failed(failure: Failure) -> Response:
+def failure_response(failure: Failure) -> Response:
+    """How a failure is said in HTTP."""
     status = _STATUS.get(failure.code, 409) if failure.definite else 504
     return Response(status, msgspec.json.encode({"error": failure.code, "detail": failure.detail}))
 
@@ -226,12 +226,12 @@ class Web(Http):
                     result = await result
                 return Response(200, msgspec.json.encode(result))
             except Failure as failure:
-                return _failed(failure)
+                return failure_response(failure)
         if allowed:
             return Response(405, msgspec.json.encode({"error": "method", "detail": f"not {request.method}"}))
         if not segments:
             return Response(200, _index(type(self), routes).encode(), "text/html; charset=utf-8")
-        return _failed(UnknownMethod(f"nothing at {path}; see /"))
+        return failure_response(UnknownMethod(f"nothing at {path}; see /"))
 
 
 def _index(cls: type, routes: dict[str, Route]) -> str:

@@ -138,7 +138,12 @@ class Attachable(abc.ABC):
 
     @abc.abstractmethod
     def attach(self, env: Env) -> Any:
-        """The port object that the node will hold in place of this one."""
+        """The port object that a simulated node will hold in place of this one."""
+
+    @abc.abstractmethod
+    def attach_live(self, env: Env, address: str) -> Any:
+        """The port object that a live node will hold; ``address`` (host:port) is where the component
+        listens, empty for what is embedded in the node's process."""
 
 
 @dataclass_transform(kw_only_default=True)

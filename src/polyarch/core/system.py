@@ -27,7 +27,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
@@ -148,8 +148,12 @@ class Component(Attachable):
         """The port object for a live node; ``address`` is where the real component listens."""
 
     @abc.abstractmethod
-    def server(self) -> Any:
-        """The live component (``components.base.Component``): start, healthy, address, kill, stop."""
+    def server(self, http_ports: Mapping[str, int]) -> Any:
+        """The live component (``components.base.Component``): start, healthy, address, kill, stop.
+        ``http_ports``: where the nodes that speak HTTP listen; empty unless ``after_nodes``."""
+
+    after_nodes: ClassVar[bool] = False
+    """Whether it can be started only when the nodes listen."""
 
 
 @dataclasses.dataclass
@@ -163,10 +167,12 @@ class Role:
     cost: float | None = None
     regions: tuple[str, ...] = ()
     component: Component | None = None
+    per_process: int = 1
+    """How many instances share a process (and are killed together)."""
 
     def process_names(self) -> list[str]:
         """``logic-0``, ``logic-1``, …: what faults name."""
-        return [f"{self.name}-{i}" for i in range(self.count)]
+        return [f"{self.name}-{i}" for i in range(-(-self.count // self.per_process))]
 
 
 @dataclasses.dataclass
@@ -182,10 +188,13 @@ class Process:
 class System:
     """What an architecture builds: roles, their nodes and their wires."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, per_process: int = 1) -> None:
+        """``per_process``: how many instances of a role of one node share a process, where there are many."""
+        self.per_process = per_process
         self.roles: dict[str, Role] = {}
         self.client: Node | None = None
         self._of: dict[int, tuple[Role, str]] = {}  # id of a declared node: its role, its address stem
+        self._places: dict[str, tuple[Role | None, int]] | None = None
 
     def role(
         self,
@@ -203,7 +212,8 @@ class System:
             raise ValueError(f"role {name!r} has no nodes")
         if count < 1:
             raise ValueError(f"role {name!r}: a count of {count}; at least 1 is needed")
-        return self._add(Role(name, nodes, count, cores, cost, tuple(regions)))
+        per_process = self.per_process if len(nodes) == 1 else 1
+        return self._add(Role(name, nodes, count, cores, cost, tuple(regions), None, per_process))
 
     def component(self, name: str, component: C, *, cores: int = 1) -> C:
         """Declare a real part as a role of one process."""
@@ -242,16 +252,25 @@ class System:
         for role in self.roles.values():
             stems = [self._of[id(node)][1] for node in role.nodes]
             for i, name in enumerate(role.process_names()):
-                nodes = [(f"{stem}-{i}", node) for stem, node in zip(stems, role.nodes)]
+                instances = range(i * role.per_process, min((i + 1) * role.per_process, role.count))
+                nodes = [(f"{stem}-{n}", node) for n in instances for stem, node in zip(stems, role.nodes)]
                 result.append(Process(name, role, i, nodes))
         return result
 
-    def wired(self, wire: Any, role: Role | None, index: int) -> str | Component | tuple[Any, ...]:
-        """Where a wire leads, seen from process ``index`` of ``role`` (None: from a client): the address
-        of a node, or a component."""
+    def role_of(self, address: str) -> tuple[Role | None, int]:
+        """The role of the node at an address and its number in it; (None, 0) for a client."""
+        if self._places is None:
+            self._places = {
+                f"{stem}-{i}": (role, i) for role, stem in self._of.values() for i in range(role.count)
+            }
+        return self._places.get(address, (None, 0))
+
+    def wired(self, wire: Any, role: Role | None, index: int) -> str | Attachable | tuple[Any, ...]:
+        """Where a wire leads, seen from instance ``index`` of ``role`` (None: from a client): the address
+        of a node, or a component or other attachable."""
         if isinstance(wire, tuple):
             return tuple(self.wired(w, role, index) for w in wire)
-        if isinstance(wire, Component):
+        if isinstance(wire, Attachable) and not isinstance(wire, Node):
             return wire
         if not isinstance(wire, Node):
             raise TypeError(f"{wire!r} is neither a node nor a component: it cannot be wired")
@@ -269,10 +288,10 @@ class System:
 
     def check(self) -> None:
         """All wires lead somewhere, and there is a client."""
-        for process in self.processes():
-            for _, node in process.nodes:
+        for role in self.roles.values():
+            for node in role.nodes:
                 for wire in config_of(node)[1].values():
-                    self.wired(wire, process.role, process.index)
+                    self.wired(wire, role, 0)
         if self.client is None:
             raise ValueError("the architecture says no clients(…)")
         for wire in config_of(self.client)[1].values():

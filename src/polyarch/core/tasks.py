@@ -143,7 +143,9 @@ class Task:
         self.done = True
         if not isinstance(error, Failure):
             self.env.bug(error)
-            error = Broken(f"{type(error).__name__}: {error}")
+            broken = Broken(f"{type(error).__name__}: {error}")
+            broken.__cause__ = error
+            error = broken
         self.error = error
         if self.caller is not None:
             self.env.answer_failure(self, error)

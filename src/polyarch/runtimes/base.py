@@ -10,13 +10,14 @@ and ``x.control`` holds the powers that a runtime has over processes and links.
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from polyarch.core.node import Node
 from polyarch.core.records import Record
 
-__all__ = ["Control", "Experimenter", "Session", "Traffic"]
+__all__ = ["Control", "Experimenter", "Given", "Rule", "Session", "SessionError", "Traffic"]
 
 T = TypeVar("T")
 
@@ -27,6 +28,31 @@ class Traffic(Record):
     messages: int
     bytes: int
     by_method: dict[str, int] = {}
+    unmeasured: int = 0
+    """Exchanges (with components) whose bytes could not be counted."""
+    bugs: tuple[str, ...] = ()
+    """What nodes raised that was not a Failure."""
+
+
+@dataclasses.dataclass
+class Rule:
+    """A disturbance of the messages from ``sources`` to ``targets`` (process names; None: all)."""
+
+    sources: frozenset[str] | None = None
+    targets: frozenset[str] | None = None
+    loss: float = 0.0
+    """Probability that a message is lost; 1 is a (one-way) partition."""
+    delay: float = 0.0
+    """Seconds added."""
+    duplicate: float = 0.0
+    """Probability that a message arrives twice."""
+    reorder: float = 0.0
+    """Probability that a message is held back and overtaken by later ones."""
+
+    def applies(self, source: str, target: str) -> bool:
+        return (self.sources is None or source in self.sources) and (
+            self.targets is None or target in self.targets
+        )
 
 
 class Control(abc.ABC):
@@ -85,6 +111,17 @@ class Experimenter(Node):
     control: Control
     client: Any
     """The first client, through its job's port."""
+
+
+class Given:
+    """A wire that is there already: the node holds ``value``."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class SessionError(Exception):
+    """A session cannot start or go on; says why in one line."""
 
 
 class Session(abc.ABC):

@@ -107,11 +107,13 @@ class Janitor:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         user: int | None = None,
+        namespace: bool = False,
         stop_signal: int = signal.SIGTERM,
     ) -> Process:
         """Start a process.  Its output is appended to ``log``; ``env`` adds to our environment; ``user`` is
-        a uid (and gid) to become, for which we must be root; ``stop_signal`` asks it to end when the janitor
-        is stopped.  OSError if it cannot be started."""
+        a uid (and gid) to become, for which we must be root, or with ``namespace`` to believe to be, in a
+        user namespace that keeps our access to files; ``stop_signal`` asks it to end when the janitor stops.
+        OSError if it cannot be started."""
         arguments = [str(argument) for argument in argv]
         reply = await self._ask(
             do="spawn",
@@ -120,6 +122,7 @@ class Janitor:
             cwd=None if cwd is None else str(cwd),
             log=str(log),
             user=user,
+            namespace=namespace,
             stop_signal=int(stop_signal),
         )
         process: Process = reply["process"]

@@ -38,11 +38,12 @@ class Response(NamedTuple):
 class Exchange:
     """One request and its answer.
 
+    `content_type` and `cost` (the header Polyarch-Cost) are known in a pool that `reads_headers`.
     `sent` and `received` count bytes, headers included.  `sent == 0` in a request that ended says that it
     never left.  With pipelining, a read that holds several answers counts for the first of them.
     """
 
-    __slots__ = ("_data", "_deadline", "_done", "received", "sent")
+    __slots__ = ("_data", "_deadline", "_done", "content_type", "cost", "received", "sent")
 
     def __init__(self, data: bytes, done: Done, deadline: float) -> None:
         self._data = data
@@ -50,6 +51,8 @@ class Exchange:
         self._deadline = deadline
         self.sent = 0
         self.received = 0
+        self.content_type = ""
+        self.cost = b""
 
     def _finish(self, status: int, body: bytes, failure: Failure | None) -> None:
         done, self._done = self._done, None
@@ -77,9 +80,10 @@ class HttpPool:
         limit: int = 64,
         pipeline: int = 1,
         max_response: int = 64 << 20,
+        reads_headers: bool = False,
     ) -> None:
         """`limit` connections, each with at most `pipeline` requests in flight; a body of more than
-        `max_response` bytes ends its connection and is Broken."""
+        `max_response` bytes ends its connection and is Broken.  `reads_headers` costs a little."""
         if limit < 1 or pipeline < 1:
             raise ValueError("a pool has at least one connection with one request in flight")
         self.host = host
@@ -87,6 +91,7 @@ class HttpPool:
         self.limit = limit
         self.pipeline = pipeline
         self.max_response = max_response
+        self._connection = _HeaderConnection if reads_headers else _Connection
         self.requests = 0
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -204,7 +209,7 @@ class HttpPool:
 
     async def _open(self) -> None:
         try:
-            await self._loop.create_connection(lambda: _Connection(self), self.host, self.port)
+            await self._loop.create_connection(lambda: self._connection(self), self.host, self.port)
         except OSError as error:
             # Those who wait are served by the connections that are open, if there are any.
             if not self._connections:
@@ -341,3 +346,15 @@ class _Connection(asyncio.Protocol):
         else:
             self.lose("the server closed the connection")
         exchange._finish(status, body, None)
+
+
+class _HeaderConnection(_Connection):
+    """A connection that looks at response headers too."""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._flight:
+            match name.lower():
+                case b"content-type":
+                    self._flight[0].content_type = value.decode("latin-1")
+                case b"polyarch-cost":
+                    self._flight[0].cost = value

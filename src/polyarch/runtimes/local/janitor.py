@@ -9,7 +9,7 @@ children (PR_SET_PDEATHSIG), the main process removes the folder, and if that is
 Control is JSON lines: commands on standard input, replies and events on standard output.
 
     {"id": 1, "do": "spawn", "argv": [...], "env": {...}, "cwd": null, "log": "/run/x.log",
-     "user": null, "stop_signal": 15}                        -> {"id": 1, "pid": 123}
+     "user": null, "namespace": false, "stop_signal": 15}                        -> {"id": 1, "pid": 123}
     {"id": 2, "do": "kill", "pid": 123, "signum": 9, "whole": true}  -> {"id": 2, "sent": true}
     {"id": 3, "do": "shutdown", "grace": 1.0}                -> {"event": "ended"}, and it exits
     events: {"event": "ready", "folder": ...}, {"event": "exited", "pid": 123, "status": -9}
@@ -39,6 +39,7 @@ LOCK = ".lock"
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 IPC_RMID = 0
+CLONE_NEWUSER = 0x1000_0000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -133,11 +134,20 @@ def _remove_if_abandoned(folder: str) -> None:
         os.close(lock)
 
 
-def spawn(argv: list[str], *, env: dict[str, str], cwd: str | None, log: str, user: int | None) -> int:
+def spawn(
+    argv: list[str],
+    *,
+    env: dict[str, str],
+    cwd: str | None,
+    log: str,
+    user: int | None = None,
+    namespace: bool = False,
+) -> int:
     """Start a process and return its pid.
 
     It has a process group of its own, no standard input, its output appended to ``log``, and dies with us.
-    ``user`` is the uid and gid to become.  Raises OSError if it cannot be started."""
+    ``user`` is the uid and gid to become; with ``namespace`` it only believes that it has become that, in a
+    user namespace, and keeps our access to files.  Raises OSError if it cannot be started."""
     janitor = os.getpid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     read, write = os.pipe()  # closed by a successful exec; else carries the errno
@@ -150,7 +160,9 @@ def spawn(argv: list[str], *, env: dict[str, str], cwd: str | None, log: str, us
             os.dup2(output, 2)
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores these two, and exec would keep it
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            if user is not None:
+            if user is not None and namespace:
+                _appear_as(user)
+            elif user is not None:
                 os.setgroups([])
                 os.setgid(user)
                 os.setuid(user)
@@ -173,6 +185,16 @@ def spawn(argv: list[str], *, env: dict[str, str], cwd: str | None, log: str, us
         os.waitpid(pid, 0)
         raise OSError(int(failed), os.strerror(int(failed)), argv[0])
     return pid
+
+
+def _appear_as(user: int) -> None:
+    """Enter a user namespace in which our uid and gid are called ``user``."""
+    outside = {"uid_map": os.getuid(), "gid_map": os.getgid()}
+    if _libc.unshare(CLONE_NEWUSER) != 0:
+        raise OSError(ctypes.get_errno(), "no user namespace")
+    for name, text in {"setgroups": "deny", **{k: f"{user} {v} 1" for k, v in outside.items()}}.items():
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
 
 
 class Run:
@@ -205,9 +227,10 @@ class Run:
         cwd: str | None,
         log: str,
         user: int | None,
+        namespace: bool,
         stop_signal: int,
     ) -> dict[str, object]:
-        pid = spawn(argv, env={**os.environ, **env}, cwd=cwd, log=log, user=user)
+        pid = spawn(argv, env={**os.environ, **env}, cwd=cwd, log=log, user=user, namespace=namespace)
         self.children[pid] = stop_signal
         self.seen.add(pid)
         return {"pid": pid}

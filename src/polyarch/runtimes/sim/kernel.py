@@ -21,7 +21,8 @@ from polyarch.core.messages import Method
 from polyarch.core.node import Node, bind
 from polyarch.core.randomness import Random
 from polyarch.core.tasks import Ledger, Task
-from polyarch.runtimes.sim.network import Network, Rule, ns
+from polyarch.runtimes.base import Rule
+from polyarch.runtimes.sim.network import Network, ns
 from polyarch.runtimes.sim.nodes import DetailedEnv, PlainEnv, SimEnv, SimProcess, call_function, expire
 
 __all__ = ["Kernel"]

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from polyarch.core.randomness import Random
 
-__all__ = ["Constant", "Exponential", "Latency", "LogNormal", "Network", "Regional", "Rule", "Uniform", "ns"]
+__all__ = ["Constant", "Exponential", "Latency", "LogNormal", "Network", "Regional", "Uniform", "ns"]
 
 
 def ns(seconds: float) -> int:
@@ -103,27 +103,6 @@ class Regional:
         else:
             delay = self._within
         return round(random.lognormal(delay, self.jitter)) if self.jitter else delay
-
-
-@dataclasses.dataclass
-class Rule:
-    """A disturbance of the messages from ``sources`` to ``targets`` (process names; None: all)."""
-
-    sources: frozenset[str] | None = None
-    targets: frozenset[str] | None = None
-    loss: float = 0.0
-    """Probability that a message is lost; 1 is a (one-way) partition."""
-    delay: float = 0.0
-    """Seconds added."""
-    duplicate: float = 0.0
-    """Probability that a message arrives twice."""
-    reorder: float = 0.0
-    """Probability that a message is held back and overtaken by later ones."""
-
-    def applies(self, source: str, target: str) -> bool:
-        return (self.sources is None or source in self.sources) and (
-            self.targets is None or target in self.targets
-        )
 
 
 @dataclasses.dataclass

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from polyarch.core.messages import schema_of
-from polyarch.core.node import Node
-from polyarch.core.system import Component, Role, System
+from polyarch.core.messages import Schema, schema_of
+from polyarch.core.node import Attachable, Node
+from polyarch.core.system import System
 from polyarch.core.tasks import Task
-from polyarch.runtimes.base import Control, Experimenter, Session, Traffic
+from polyarch.runtimes.base import Control, Experimenter, Given, Rule, Session, Traffic
 from polyarch.runtimes.sim.kernel import Kernel
-from polyarch.runtimes.sim.network import Network, Regional, Rule
+from polyarch.runtimes.sim.network import Network, Regional
 from polyarch.runtimes.sim.nodes import SimEnv
 
 __all__ = ["SimSession"]
@@ -62,7 +62,9 @@ class SimControl(Control):
         self.kernel.processes[process].drift = drift
 
     async def traffic(self) -> Traffic:
-        return Traffic(self.kernel.messages, self.kernel.bytes, dict(self.kernel.by_method))
+        kernel = self.kernel
+        bugs = tuple(f"{where}: {type(e).__name__}: {e}" for _, where, e in kernel.bugs)
+        return Traffic(kernel.messages, kernel.bytes, dict(kernel.by_method), 0, bugs)
 
     async def resources(self) -> dict[str, dict[str, float]]:
         return {name: {"cpu_s": p.busy_ns * 1e-9} for name, p in self.kernel.processes.items()}
@@ -95,12 +97,10 @@ class SimSession(Session):
             disk_sync=disk_sync,
             resolve=self._resolve,
         )
-        self._place: dict[str, tuple[Role | None, int]] = {}
         latency = kernel.network.latency
         regions = latency.names if isinstance(latency, Regional) else []
         for process in system.processes():
             role = process.role
-            self._place[process.name] = (role, process.index)
             region = 0
             if role.regions and regions:
                 region = regions.index(role.regions[process.index % len(role.regions)])
@@ -113,15 +113,15 @@ class SimSession(Session):
         beside = [(type(n).__name__.lower(), n) for n in beside_clients]
         kernel.add_process("client", [("client-0", system.client), *beside], cost=0.0)
         self.control = SimControl(kernel)
-        kernel.add_process("experimenter", [("experimenter", _Declared(self))], cost=0.0)
+        kernel.add_process("experimenter", [("experimenter", _experimenter(self))], cost=0.0)
         kernel.boot()
 
     def _resolve(self, env: SimEnv, wire: Any) -> Any:
-        if isinstance(wire, _Given):
-            return wire.value
-        role, index = self._place.get(env.process.name, (None, 0))
-        target = self.system.wired(wire, role, index)
-        if isinstance(target, Component):
+        if isinstance(wire, Given):
+            value = wire.value
+            return value.reference(env, "client-0", None) if isinstance(value, Schema) else value
+        target = self.system.wired(wire, *self.system.role_of(env.address))
+        if isinstance(target, Attachable):
             return target.attach(env)
         if isinstance(target, tuple):
             return tuple(self._resolve(env, w) for w in wire)
@@ -130,15 +130,11 @@ class SimSession(Session):
     def perform(self, experiment: Callable[[Experimenter], Coroutine[Any, Any, T]]) -> T:
         env = self.kernel.directory["experimenter"]
         task = Task(env, experiment(env.node))
-        bugs = len(self.kernel.bugs)
         # The task may end at once, before the clock runs.
         self.kernel.at(self.kernel.now, env, task.resume)
         self.kernel.run(until=task)
         if task.error is not None:
-            for _, address, error in self.kernel.bugs[bugs:]:
-                if address == "experimenter":
-                    raise error
-            raise task.error
+            raise task.error.__cause__ or task.error
         if not task.done:
             raise RuntimeError("the experiment waits for something that will never happen")
         return task.result  # type: ignore[no-any-return]
@@ -147,18 +143,7 @@ class SimSession(Session):
         self.kernel.heap.clear()
 
 
-class _Given:
-    """A wire that is there already."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-def _Declared(session: SimSession) -> Experimenter:
+def _experimenter(session: SimSession) -> Experimenter:
     assert session.system.client is not None
     port = type(session.system.client)
-    kernel = session.kernel
-    env_of = kernel.directory["client-0"]
-    reference = schema_of(port).reference(None, env_of.address, None)
-    declared = Experimenter(control=_Given(session.control), client=_Given(reference))
-    return declared
+    return Experimenter(control=Given(session.control), client=Given(schema_of(port)))
