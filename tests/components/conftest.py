@@ -1,4 +1,4 @@
-"""What the tests of components share: one event loop and one janitor for a file of tests."""
+"""What the tests of components share: one event loop, one janitor, one PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import uvloop
 from trampoline import drive
 
+from polyarch.components.postgresql import PostgresServer
 from polyarch.runtimes.local.guardian import Janitor
 
 T = TypeVar("T")
@@ -28,6 +29,7 @@ class Local:
 
     def drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run as one of Polyarch's own tasks."""
+
         async def outcome() -> T:
             return await drive(coroutine)
 
@@ -38,8 +40,23 @@ class Local:
         self.loop.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def local() -> Iterator[Local]:
     here = Local()
     yield here
     here.close()
+
+
+@pytest.fixture(scope="session")
+def shared_server(local: Local) -> PostgresServer:
+    server = PostgresServer()
+    local.run(server.start(local.janitor, local.janitor.folder / "pg"))
+    return server
+
+
+@pytest.fixture
+def postgresql(local: Local, shared_server: PostgresServer) -> PostgresServer:
+    """A server that is running, whatever the test before did to it."""
+    if not shared_server.running:
+        local.run(shared_server.restart())
+    return shared_server

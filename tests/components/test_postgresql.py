@@ -18,9 +18,11 @@ import pytest
 from trampoline import drive
 
 from polyarch.blocks.tables import Row
+from polyarch.components import postgresql
 from polyarch.components.base import ComponentError
 from polyarch.components.postgresql import PostgresServer, PostgresTables
 from polyarch.core.errors import Conflict, Refused, Timeout, Unreachable
+from polyarch.runtimes.local.guardian import Janitor
 
 pytestmark = pytest.mark.local
 
@@ -30,17 +32,13 @@ class Stock(Row):
     left: int
 
 
-@pytest.fixture(scope="module")
-def server(local: Any) -> PostgresServer:
-    server = PostgresServer()
-    local.run(server.start(local.janitor, local.janitor.folder / "pg"))
-    return server
+@pytest.fixture
+def server(local: Any, postgresql: PostgresServer) -> PostgresServer:
+    return postgresql
 
 
 @pytest.fixture
 def tables(local: Any, server: PostgresServer) -> Iterator[PostgresTables]:
-    if not server.running:
-        local.run(server.restart())
     tables = PostgresTables(server.url, [Stock], pool_size=4)
     local.drive(put(tables, Stock(1, 1), Stock(2, 1)))
     yield tables
@@ -86,6 +84,24 @@ def test_a_killed_server_refuses_then_is_unreachable_and_after_its_restart_all_i
         await in_task(server.restart())
         found = await asyncio.gather(*[drive(left(tables, 1)) for _ in range(8)])
         assert found == [1] * 8
+
+    local.drive(test())
+
+
+def test_a_restart_while_the_connections_lie_in_the_pool_costs_no_transaction(
+    local: Any, server: PostgresServer, tables: PostgresTables
+) -> None:
+    async def test() -> None:
+        await asyncio.gather(*[drive(left(tables, 1)) for _ in range(4)])
+        transports = [link.connection._transport for link in tables._idle]
+        for transport in transports:  # so that the pool cannot see that they are dead
+            transport.pause_reading()
+        await in_task(server.kill())
+        await in_task(server.restart())
+        for transport in transports:
+            transport.resume_reading()
+        for _ in range(4):
+            assert await left(tables, 1) == 1
 
     local.drive(test())
 
@@ -148,6 +164,12 @@ def test_a_full_pool_hands_its_connections_on_and_refuses_who_waits_too_long(
         assert [await each for each in late] == [1, 1]
         async with narrow.transaction() as t:
             await t.get(Stock, 1)
+            drive(doomed := left(narrow, 2))
+            await pause(0.02)
+        doomed.close()  # it has been given the connection and does not know it yet
+        assert await left(narrow, 2) == 1
+        async with narrow.transaction() as t:
+            await t.get(Stock, 1)
             narrow.time_limit = 0.1
             with pytest.raises(Refused, match="no connection came free"):
                 await drive(left(narrow, 2))
@@ -194,7 +216,29 @@ def test_a_second_server_has_a_port_and_data_of_its_own_and_a_taken_port_is_one_
     local.run(test())
 
 
-def test_nothing_of_postgresql_is_left_when_the_parent_is_killed() -> None:
+@pytest.mark.skipif(os.getuid() != 0, reason="any other user just runs it")
+def test_root_runs_a_copy_where_nobody_cannot_reach_the_wheel_and_namespaces_are_forbidden(
+    local: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    can_run = postgresql._can_run
+
+    async def only_a_copy(janitor: Janitor, programs: Path, *more: Any) -> bool:
+        return janitor.folder in programs.parents and await can_run(janitor, programs, *more)
+
+    async def test() -> None:
+        async with await Janitor.start() as janitor:
+            server = PostgresServer()
+            await server.start(janitor, janitor.folder / "deep" / "pg")
+            executable = Path(f"/proc/{server.pids[0]}/exe").readlink()
+            assert janitor.folder in executable.parents
+            assert psutil.Process(server.pids[0]).uids().real == postgresql.NOBODY
+
+    monkeypatch.setattr(postgresql, "_can_run", only_a_copy)
+    local.run(test())
+
+
+@pytest.mark.parametrize("mode", [0o711, 0o700], ids=["open folder", "closed folder"])
+def test_nothing_of_postgresql_is_left_when_the_parent_is_killed(mode: int) -> None:
     program = """
 import asyncio
 from polyarch.components.postgresql import PostgresServer
@@ -207,8 +251,8 @@ async def main():
     await asyncio.sleep(100)
 asyncio.run(main())
 """
-    tmp_path = Path(tempfile.mkdtemp())  # pytest's own is closed to the user that PostgreSQL runs as
-    tmp_path.chmod(0o711)
+    tmp_path = Path(tempfile.mkdtemp())  # pytest's own are closed
+    tmp_path.chmod(mode)
     main = subprocess.Popen(
         [sys.executable, "-c", program],
         stdout=subprocess.PIPE,

@@ -7,11 +7,12 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import asyncpg
 import pytest
 from trampoline import drive
 
 from polyarch.blocks.tables import Row, Tables
-from polyarch.components.postgresql import PostgresServer, PostgresTables
+from polyarch.components.postgresql import PostgresTables
 from polyarch.components.sqlite import SqliteTables
 from polyarch.core.errors import Conflict, Refused
 from polyarch.core.records import Record
@@ -68,16 +69,7 @@ class Real:
         self.local.drive(test)
 
 
-@pytest.fixture(scope="module")
-def postgresql(local: Any) -> PostgresServer:
-    server = PostgresServer()
-    local.run(server.start(local.janitor, local.janitor.folder / "pg"))
-    return server
-
-
 async def empty(url: str) -> None:
-    import asyncpg
-
     connection = await asyncpg.connect(url)
     await connection.execute("drop schema public cascade; create schema public")
     await connection.close()
@@ -283,5 +275,28 @@ def test_a_node_that_dies_in_the_middle_leaves_no_lock_and_no_change(store: Stor
     async def change(left: int) -> None:
         async with store.tables().transaction() as t:
             await t.put(Stock(1, left))
+
+    store.run(test())
+
+
+def test_a_node_may_die_at_any_moment_of_a_transaction_and_others_go_on(store: Store) -> None:
+    async def test() -> None:
+        tables = store.tables()
+
+        async def change(left: int) -> None:
+            async with tables.transaction() as t:
+                await t.put(Stock(1, left))
+
+        await change(0)
+        for moment in range(8):  # turns of the event loop; the last of them are in the commit
+            drive(doomed := change(99))
+            for _ in range(moment):
+                turn = asyncio.get_running_loop().create_future()
+                asyncio.get_running_loop().call_soon(turn.set_result, None)
+                await turn
+            doomed.close()
+            await change(moment)
+            async with tables.transaction() as t:
+                assert await t.get(Stock, 1) == Stock(1, moment)
 
     store.run(test())

@@ -15,7 +15,7 @@ import sysconfig
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import psutil  # type: ignore[import-untyped]
 
@@ -167,8 +167,9 @@ class Component(abc.ABC):
     def _environment(self) -> Mapping[str, str]:
         return {}
 
-    def _user(self) -> int | None:
-        return None
+    def _identity(self) -> Mapping[str, Any]:
+        """As whom it runs: the arguments ``user`` and ``namespace`` of ``Janitor.spawn``."""
+        return {}
 
     async def _run(self) -> bool:
         self._process = await self.janitor.spawn(
@@ -176,8 +177,8 @@ class Component(abc.ABC):
             log=self.log,
             env=self._environment(),
             cwd=self.folder,
-            user=self._user(),
             stop_signal=self.stop_signal,
+            **self._identity(),
         )
         deadline = time.monotonic() + self.start_seconds
         while not self._process.exited and time.monotonic() < deadline:

@@ -16,7 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Coroutine, Generator, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import asyncpg
 
@@ -41,13 +41,15 @@ SHARED_MEMORY = {"dynamic_shared_memory_type": "mmap", "min_dynamic_shared_memor
 _installs: weakref.WeakKeyDictionary[Janitor, asyncio.Task[_Install]] = weakref.WeakKeyDictionary()
 
 
-class _Install:
-    """Where the programs are that this run may execute, as whom, and a fresh data folder to copy."""
+class _Install(NamedTuple):
+    """What all servers of a run share."""
 
-    def __init__(self, programs: Path, template: Path, user: int | None) -> None:
-        self.programs = programs
-        self.template = template
-        self.user = user
+    programs: Path
+    """The folder of the programs, where the user they run as can execute them."""
+    template: Path
+    """A fresh data folder, to be copied."""
+    identity: dict[str, Any]
+    """As whom to run: arguments of ``Janitor.spawn``."""
 
 
 class PostgresServer(Component):
@@ -101,9 +103,9 @@ class PostgresServer(Component):
             _installs[self.janitor] = preparing
         self._install = await asyncio.shield(_installs[self.janitor])
         if not (self.folder / "data").exists():
-            _give(self.folder, self._install.user)
+            _open_up(self.folder, self.janitor, self._install.identity)
             copy: list[str | Path] = ["cp", "-a", self._install.template, self.folder / "data"]
-            await _must_succeed(self.janitor, copy, self.log, self._install.user)
+            await _must_succeed(self.janitor, copy, self.log, self._install.identity)
 
     def _command(self) -> list[str | Path]:
         command: list[str | Path] = [self._install.programs / "postgres", "-D", self.folder / "data"]
@@ -114,8 +116,8 @@ class PostgresServer(Component):
     def _environment(self) -> dict[str, str]:
         return {"LC_ALL": "C", "TZ": "UTC"}
 
-    def _user(self) -> int | None:
-        return self._install.user
+    def _identity(self) -> dict[str, Any]:
+        return self._install.identity
 
 
 async def _prepare_install(janitor: Janitor) -> _Install:
@@ -129,30 +131,47 @@ async def _prepare_install(janitor: Janitor) -> _Install:
     home = janitor.folder / "postgresql-install"
     home.mkdir()
     log = home / "initdb.log"
-    user = NOBODY if os.geteuid() == 0 else None
-    _give(home, user)
-    if user is not None and not await _can_run(janitor, programs, log, user):
-        # The wheel lies where only root may go (a virtual environment below /root, say).
-        programs = await asyncio.to_thread(_copy_programs, package, home)
-        if not await _can_run(janitor, programs, log, user):
-            raise ComponentError(
-                f"PostgreSQL does not run as root, and the user nobody (uid {user}) cannot run {programs}: "
-                "set TMPDIR to a folder that everybody can enter, or be an ordinary user"
-            )
+    identity: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        programs, identity = await _without_root(janitor, package, home, log)
     template = home / "template"
     command: list[str | Path] = [programs / "initdb", "-D", template, "-U", "polyarch", "-A", "trust"]
     command += ["-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
     for name, value in SHARED_MEMORY.items():
         command += ["-c", f"{name}={value}"]
-    await _must_succeed(janitor, command, log, user)
-    return _Install(programs, template, user)
+    await _must_succeed(janitor, command, log, identity)
+    return _Install(programs, template, identity)
 
 
-def _give(folder: Path, user: int | None) -> None:
-    """Make a folder of ours the server's, whatever our umask was."""
-    folder.chmod(0o711)
-    if user is not None:
-        os.chown(folder, user, user)
+async def _without_root(
+    janitor: Janitor, package: Path, home: Path, log: Path
+) -> tuple[Path, dict[str, Any]]:
+    """We are root and PostgreSQL refuses to be: a way for another user to run it, who may not be able to
+    enter the folder of the wheel (below /root, say) or our temporary folder."""
+    programs = package / INSTALL / "bin"
+    nobody: dict[str, Any] = {"user": NOBODY}
+    for identity in (nobody, {**nobody, "namespace": True}):  # containers often forbid the second
+        _open_up(home, janitor, identity)
+        if await _can_run(janitor, programs, log, identity):
+            return programs, identity
+    _open_up(home, janitor, nobody)
+    programs = await asyncio.to_thread(_copy_programs, package, home)
+    if await _can_run(janitor, programs, log, nobody):
+        return programs, nobody
+    raise ComponentError(
+        f"PostgreSQL does not run as root, and the user nobody (uid {NOBODY}) cannot run it from {programs}: "
+        "set TMPDIR to a folder that everybody can enter, or be an ordinary user"
+    )
+
+
+def _open_up(folder: Path, janitor: Janitor, identity: dict[str, Any]) -> None:
+    """Make a folder of the run the server's own, and let it pass through those above, whatever our umask."""
+    owner = NOBODY if identity and not identity.get("namespace") else os.geteuid()
+    os.chown(folder, owner, -1)
+    for each in (folder, *folder.parents):
+        if each == janitor.folder or janitor.folder not in each.parents:
+            break
+        each.chmod(0o711)
 
 
 def _copy_programs(package: Path, home: Path) -> Path:
@@ -172,18 +191,19 @@ def _copy_programs(package: Path, home: Path) -> Path:
     return root / "bin"
 
 
-async def _can_run(janitor: Janitor, programs: Path, log: Path, user: int) -> bool:
+async def _can_run(janitor: Janitor, programs: Path, log: Path, identity: dict[str, Any]) -> bool:
+    command: list[str | Path] = [programs / "initdb", "--version"]
     try:
-        return await (await janitor.spawn([programs / "initdb", "--version"], log=log, user=user)).wait() == 0
-    except PermissionError:
+        return await (await janitor.spawn(command, log=log, cwd=log.parent, **identity)).wait() == 0
+    except OSError:
         return False
-    except OSError as error:
-        raise ComponentError(f"PostgreSQL does not run as root, and we cannot be nobody: {error}") from None
 
 
-async def _must_succeed(janitor: Janitor, command: Sequence[str | Path], log: Path, user: int | None) -> None:
+async def _must_succeed(
+    janitor: Janitor, command: Sequence[str | Path], log: Path, identity: dict[str, Any]
+) -> None:
     environment = {"LC_ALL": "C", "TZ": "UTC"}
-    process = await janitor.spawn(command, log=log, env=environment, cwd=log.parent, user=user)
+    process = await janitor.spawn(command, log=log, env=environment, cwd=log.parent, **identity)
     if status := await process.wait():
         words = log.read_text(errors="replace").strip().splitlines()[-3:]
         raise ComponentError(f"{Path(command[0]).name} failed with status {status}: {' '.join(words)}")
@@ -382,16 +402,20 @@ class _Transaction(Transaction):
         self._failed: Refused | None = None
         self._late = False
         self._exchanges = 0
+        self._link: _Link | None = None
 
     async def __aenter__(self) -> _Transaction:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._of.time_limit
-        self._link = await self._of._acquire(deadline)
+        self._deadline = loop.time() + self._of.time_limit
+        await self._connect()
+        self._timer = loop.call_at(self._deadline, self._expire)
+        return self
+
+    async def _connect(self) -> None:
+        self._link = await self._of._acquire(self._deadline)
         self._connection = self._link.connection
-        self._timer = loop.call_at(deadline, self._expire)
         if self._of.on_traffic is not None:
             self._link.meter.take()  # what was before is not ours
-        return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         try:
@@ -444,9 +468,11 @@ class _Transaction(Transaction):
         self._timer.cancel()
         on_traffic = self._of.on_traffic
         if on_traffic is not None:
-            on_traffic(2 * self._exchanges, self._link.meter.take())
+            on_traffic(2 * self._exchanges, self._link.meter.take() if self._link else None)
         self._failed = Refused("the transaction is over")  # its connection may be another's from now on
-        self._of._release(self._link)
+        if self._link is not None:
+            self._of._release(self._link)
+            self._link = None
 
     def _refuse(self, error: BaseException | None) -> Refused:
         """What a failure before the commit means: it did not happen."""
@@ -462,15 +488,32 @@ class _Transaction(Transaction):
         """One exchange (and before the first that locks or writes, another to begin)."""
         if self._failed is not None:
             raise self._failed
-        try:
-            if begin and not self._begun:
-                self._begun = True
+        while True:
+            first = self._exchanges == 0
+            try:
+                if begin and not self._begun:
+                    self._exchanges += 1
+                    await _abandonable(self._connection.execute("begin"))
+                    self._begun = True
+                    first = False
                 self._exchanges += 1
-                await _abandonable(self._connection.execute("begin"))
-            self._exchanges += 1
-            return await _abandonable(getattr(self._connection, method)(query, *arguments))
-        except ERRORS as error:
-            raise self._refuse(error) from None
+                return await _abandonable(getattr(self._connection, method)(query, *arguments))
+            except ERRORS as error:
+                if not (first and self._connection.is_closed()) or self._late:
+                    raise self._refuse(error) from None
+            # The server went away while this connection lay in the pool, and nothing has happened yet.
+            await self._reconnect()
+
+    async def _reconnect(self) -> None:
+        if self._link is not None:
+            self._of._release(self._link)
+            self._link = None
+        self._exchanges = 0
+        try:
+            await self._connect()
+        except Refused as error:
+            self._failed = error
+            raise
 
     async def get(self, table: type[R], key: Key, *, lock: bool = True) -> R | None:
         mapping, sql = self._of._tables[table]
