@@ -131,6 +131,7 @@ class Task:
     def finish(self, value: Any) -> None:
         """The coroutine returned."""
         self.done = True
+        self.coroutine = None  # what it held is free, even if somebody still holds the task
         self.result = value
         if self.caller is not None:
             self.env.answer(self, value)
@@ -141,6 +142,7 @@ class Task:
         """The coroutine raised.  A ``Failure`` is an answer; anything else is a bug in the node, which its
         caller sees as ``Broken``: some of the work may have happened."""
         self.done = True
+        self.coroutine = None
         if not isinstance(error, Failure):
             self.env.bug(error)
             broken = Broken(f"{type(error).__name__}: {error}")

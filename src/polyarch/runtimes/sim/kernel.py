@@ -154,7 +154,7 @@ class Kernel:
         if isinstance(task.error, Failure):
             # A node that cannot start is a bug of its own: it must retry what it needs.
             self.bugs.append((self.now * 1e-9, env.address, task.error))
-        waiting, env.inbox = env.inbox or [], None
+        waiting, env.inbox, env.current = env.inbox or [], None, None
         for event in waiting:
             _push(self.heap, (self.now, self.sequence(), *event[2:]))
 
