@@ -1,0 +1,411 @@
+"""Chord: peers on a ring find who is responsible for a key in about 1/2 log2 N hops.
+
+Stoica, Morris, Liben-Nowell, Karger, Kaashoek, Dabek, Balakrishnan: "Chord: a scalable peer-to-peer lookup
+protocol for Internet applications", IEEE/ACM ToN 11(1), 2003 (SIGCOMM 2001).  Figures and sections below
+are those of the ToN paper.
+
+Every node has an identifier on a ring of 2^m.  A key belongs to its *successor*: the first node clockwise
+from it.  A node knows its predecessor, the next few nodes (its *successor list*), and *fingers*: for each
+i < m the successor of its own identifier + 2^i.  A lookup jumps to the finger that most closely precedes
+the key, which halves the distance that is left.  Right successors are what correctness needs; fingers only
+make it fast, so they may be old.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Literal
+
+from polyarch.blocks.ring import between, identifier, within
+from polyarch.core import (
+    Architecture,
+    BadArguments,
+    Broken,
+    Failure,
+    Node,
+    Record,
+    Refused,
+    System,
+    Timeout,
+    Unreachable,
+    oneway,
+    parameter,
+    rpc,
+    settle,
+)
+from polyarch.jobs.lookup import Census, Directory, Holder, Lookup, Member
+
+# -- messages --------------------------------------------------------------------------------------------
+
+
+class Peer(Record, array_like=True, order=True):
+    """A node as others know it."""
+
+    id: int
+    address: str
+
+
+class Found(Record, array_like=True):
+    """The answer to a lookup: the key's successor, and what finding it took."""
+
+    peer: Peer
+    hops: int
+    """How often the question was passed on."""
+    timeouts: int
+    """How many nodes were asked on the way and were dead."""
+
+
+class Neighbours(Record, array_like=True):
+    """A node's place in the ring."""
+
+    predecessor: Peer | None
+    successors: tuple[Peer, ...]
+
+
+class NotAMember(Refused, code="not-a-member"):
+    """The node that was asked has not joined the ring, or has left it."""
+
+
+class Chord(Node):
+    """One peer."""
+
+    bits: int = 32
+    """m: identifiers are of m bits."""
+    length: int = 8
+    """r: how many nodes the successor list holds (section IV-E.3)."""
+    stabilize_every: float = 0.5
+    """Seconds between two rounds of upkeep; 0: none, for experiments without it."""
+    confirm: bool = True
+    """Whether a successor is asked if it lives before it is given as an answer."""
+    addresses: tuple[str, ...] = ()
+    """Where other peers may be found: needed to join ("learned by some external mechanism")."""
+    arrival: float = 0.0
+    """Seconds between the first joins of two peers that are neighbours in ``addresses``."""
+    ring: tuple[Peer, ...] = ()
+    """All peers in the order of the ring: given to build a converged ring directly, without joins."""
+
+    timeout = 1.0
+    life = 0
+
+    async def start(self) -> None:
+        # The state: section IV-C, table I.
+        self.me = Peer(identifier(self.address, self.bits), self.address)
+        self.predecessor: Peer | None = None
+        # The successor list; its first is "the successor".  Empty: not a member.
+        self.successors: tuple[Peer, ...] = ()
+        # Farthest first: fingers[i] is the successor of me + 2^(m-1-i).  The list ends where fingers would
+        # be the successor itself: about log2 N remain, whatever m is.
+        self.fingers: list[Peer] = []
+        self.next_finger = 0
+        if self.ring:
+            self.converge()
+        else:
+            self.spawn(self.enter())
+        if self.stabilize_every:
+            for upkeep in (self.stabilize, self.fix_fingers, self.check_predecessor):
+                self.every(self.stabilize_every, upkeep, jitter=0.1)
+
+    # -- lookups (figure 5) ------------------------------------------------------------------------------
+
+    @rpc
+    async def find_successor(self, key: int, hops: int = 0, timeouts: int = 0) -> Found:
+        """Ask this node to find the successor of an identifier."""
+        if key >> self.bits:
+            raise BadArguments(f"the key {key} is not of {self.bits} bits")
+        while self.successors:
+            n = self.successors[0]
+            try:
+                if within(key, self.me.id, n.id):
+                    if self.confirm and n is not self.me:
+                        await self.at(n).ping()
+                    return Found(n, hops, timeouts)
+                n = self.closest_preceding_node(key)
+                return await self.at(n).find_successor(key, hops + 1, timeouts)
+            except Failure as failure:
+                # "If a node fails ... the lookup proceeds by the next best" (section IV-E.3).
+                await self.suspect(n, failure)
+                timeouts += 1
+        raise NotAMember(self.address)
+
+    def closest_preceding_node(self, key: int) -> Peer:
+        """The highest predecessor of ``key`` that this node knows: among its fingers, and in the
+        successor list (section IV-E.3)."""
+        me, mask = self.me.id, (1 << self.bits) - 1
+        whole = (key - me) & mask or mask + 1
+        for finger in self.fingers:
+            reached = (finger.id - me) & mask
+            if reached < whole:
+                break
+        else:
+            finger, reached = self.me, 0
+        if reached <= (self.successors[-1].id - me) & mask:
+            for successor in reversed(self.successors):
+                if reached < (successor.id - me) & mask < whole:
+                    return successor
+        return finger
+
+    @rpc(timeout=0.5)
+    def ping(self) -> None:
+        """Answers if it lives (and is in the ring)."""
+        if not self.successors:
+            raise NotAMember(self.address)
+
+    async def suspect(self, n: Peer, failure: Failure) -> None:
+        """A node did not answer as it should.  If it is dead, forget it, so that the next best is tried.
+        If it lives, the delay is behind it, and whoever waits for us has given up as well."""
+        if type(failure) is Timeout:
+            try:
+                await self.at(n).ping()
+            except Failure:
+                pass
+            else:
+                raise failure
+        elif not isinstance(failure, (Unreachable, NotAMember, Broken)):
+            raise failure  # a question that nobody will answer
+        self.forget(n)
+
+    def forget(self, n: Peer) -> None:
+        """A dead node leaves the successor list; as a finger, the next closer one takes its place until
+        it is fixed."""
+        if n in self.successors:
+            self.successors = tuple(s for s in self.successors if s != n)
+            if not self.successors:
+                self.spawn(self.recover())
+        if n in self.fingers:
+            closer = self.successors[0] if self.successors else self.me
+            for i in range(len(self.fingers) - 1, -1, -1):
+                if self.fingers[i] == n:
+                    self.fingers[i] = closer
+                closer = self.fingers[i]
+
+    # -- joining, leaving and upkeep (figure 6) ----------------------------------------------------------
+
+    def create(self) -> None:
+        """Create a new ring, with this node alone in it."""
+        self.predecessor = None
+        self.successors = (self.me,)
+
+    async def join(self, n: str) -> None:
+        """Join the ring that the node at ``n`` is in.  (We ask for the successor of the place behind our
+        own: somebody may still remember us from before a crash.)"""
+        found = await self.at(n).find_successor((self.me.id + 1) % (1 << self.bits))
+        self.predecessor = None
+        self.follow((found.peer,))
+        await self.stabilize()
+        while await self.fix_fingers():
+            pass
+
+    async def enter(self) -> None:
+        """Be in the ring: the first of ``addresses`` creates it, the others join one after another.
+        Who has been in it before joins through anybody."""
+        if self.disk.get("joined", bool, False):
+            return await self.recover()
+        before = self.addresses[: self.addresses.index(self.address)]
+        if before:
+            await self.sleep(self.arrival * len(before))
+            await self.join_through(before)
+        else:
+            self.create()
+        self.disk.put("joined", True)
+        await self.disk.sync()
+
+    async def recover(self) -> None:
+        """Come back: after a restart, or when all r successors have died at once."""
+        await self.join_through([a for a in self.addresses if a != self.address])
+
+    async def join_through(self, others: Sequence[str]) -> None:
+        """Join through any of these, as soon as one answers."""
+        while others and not self.successors:
+            try:
+                await self.join(self.random.choice(others))
+            except Failure:
+                await self.sleep(self.random.between(0.1, 0.5))
+
+    async def stabilize(self) -> None:
+        """Learn about new nodes from the successor, and tell it about this one; at once again while there
+        is somebody new between."""
+        dead: set[Peer] = set()
+        while self.successors:
+            successor = self.successors[0]
+            try:
+                known = await self.at(successor).neighbours()
+            except Failure:
+                self.forget(successor)
+                dead.add(successor)
+                continue
+            if self.successors[:1] != (successor,):
+                continue  # it has changed meanwhile
+            x = known.predecessor
+            if x is not None and x not in dead and between(x.id, self.me.id, successor.id):
+                self.follow((x, successor, *known.successors))
+            else:
+                self.follow((successor, *known.successors))
+                self.at(successor).notify(self.me)
+                return
+
+    @rpc
+    def neighbours(self) -> Neighbours:
+        """What ``stabilize`` asks its successor for."""
+        if not self.successors:
+            raise NotAMember(self.address)
+        return Neighbours(self.predecessor, self.successors)
+
+    @oneway
+    def notify(self, n: Peer) -> None:
+        """``n`` thinks that it might be our predecessor."""
+        if n != self.me and (self.predecessor is None or between(n.id, self.predecessor.id, self.me.id)):
+            self.predecessor = n
+
+    def follow(self, list_: tuple[Peer, ...]) -> None:
+        """Take a new successor list: the successor and then *its* list, cut to r entries (section IV-E.3),
+        and before it comes round to this node."""
+        if self.me in list_:
+            list_ = list_[: list_.index(self.me)] or (self.me,)
+        self.successors = tuple(dict.fromkeys(list_))[: self.length]
+
+    async def fix_fingers(self) -> bool:
+        """Refresh the next finger, from the farthest to the successor and over again; False when it has
+        come round.  (The paper's ``next`` counts up; the fingers below the successor are left out.)"""
+        if not self.successors:
+            return False
+        i = self.next_finger
+        start = (self.me.id + (1 << self.bits >> i + 1)) & ((1 << self.bits) - 1)
+        if i == self.bits or within(start, self.me.id, self.successors[0].id):
+            del self.fingers[i:]
+            self.next_finger = 0
+            return False
+        try:
+            found = await self.find_successor(start)
+        except Failure:
+            return False
+        self.fingers[i : i + 1] = [found.peer]
+        self.next_finger = i + 1
+        return True
+
+    async def check_predecessor(self) -> None:
+        """Notice that the predecessor has failed."""
+        n = self.predecessor
+        if n is not None:
+            try:
+                await self.at(n).ping()
+            except Failure:
+                if self.predecessor == n:
+                    self.predecessor = None
+
+    @rpc
+    async def leave(self) -> None:
+        """Leave in good order: tell the successor its new predecessor, and the predecessor the successor
+        list (section IV-E.4)."""
+        successors, predecessor = self.successors, self.predecessor
+        self.successors, self.predecessor, self.fingers = (), None, []
+        if successors and successors[0] != self.me:
+            told = [n for n in (successors[0], predecessor) if n]
+            await settle(*(self.at(n).departed(self.me, predecessor, successors) for n in told))
+
+    @rpc
+    def departed(self, n: Peer, predecessor: Peer | None, successors: tuple[Peer, ...]) -> None:
+        """A neighbour leaves, and hands over what it knew."""
+        if self.predecessor == n:
+            self.predecessor = None if predecessor == self.me else predecessor
+        if self.successors[:1] == (n,):
+            self.follow(successors)
+        self.forget(n)
+
+    # -- a converged ring --------------------------------------------------------------------------------
+
+    def converge(self) -> None:
+        """Know at once what stabilisation would lead to: the definitions of table I, from the whole ring."""
+        ring, me, n = self.ring, self.me, len(self.ring)
+        at = bisect_left(ring, me)
+        self.me = me = ring[at]
+        self.predecessor = ring[at - 1] if n > 1 else None
+        self.follow(tuple(ring[(at + k) % n] for k in range(1, min(self.length, n) + 1)))
+        for i in range(self.bits):
+            start = (me.id + (1 << self.bits >> i + 1)) & ((1 << self.bits) - 1)
+            if within(start, me.id, self.successors[0].id):
+                break
+            self.fingers.append(ring[bisect_left(ring, Peer(start, "")) % n])
+
+    @rpc
+    def whoami(self) -> Member:
+        """For a census."""
+        if not self.successors:
+            raise NotAMember(self.address)
+        self.life = self.life or 1 + self.random.below(1 << 62)
+        return Member(self.me.id, self.address, self.life)
+
+
+# -- the other side --------------------------------------------------------------------------------------
+
+
+class ChordClient(Directory):
+    """Asks any peer, and another one if that does not answer."""
+
+    addresses: tuple[str, ...]
+    bits: int = 32
+    tries: int = 4
+
+    @rpc
+    async def lookup(self, key: int | str) -> Holder:
+        place = key if isinstance(key, int) else identifier(key, self.bits)
+        failure: Failure = Unreachable("no peers are known")
+        for _ in range(self.tries):
+            peer = self.at(self.random.choice(self.addresses), Chord, timeout=2.0)
+            try:
+                found = await peer.find_successor(place)
+            except BadArguments:
+                raise
+            except Failure as error:
+                failure = error  # looking a key up changes nothing: it may always be asked again
+            else:
+                return Holder(found.peer.address, found.hops, found.timeouts)
+        raise failure
+
+    @rpc(timeout=120.0)
+    async def census(self) -> Census:
+        members: list[Member] = []
+        for i in range(0, len(self.addresses), 256):
+            answers = await settle(*(self.at(a, Chord).whoami() for a in self.addresses[i : i + 256]))
+            members += [a for a in answers if isinstance(a, Member)]
+        return Census(self.bits, tuple(sorted(members, key=lambda m: m.id)))
+
+
+class ChordRing(Architecture):
+    """Structured overlay: each peer knows about log2 N others, and finds any key's holder through them."""
+
+    name = "chord"
+    family = "peer-to-peer"
+    source = "Stoica et al., Chord, IEEE/ACM Transactions on Networking 11(1), 2003"
+    jobs = (Lookup,)
+    claims = ("no single point of failure", "lookups in O(log N) hops")
+    metrics = {
+        "hops": "mean nodes that passed a lookup on, after the one that was asked first",
+        "timeouts": "mean dead nodes that a lookup ran into",
+    }
+
+    nodes: int = parameter(16, "peers", least=1)
+    bits: int = parameter(32, "bits of an identifier", least=1, most=64)
+    successors: int = parameter(8, "length of the successor list", least=1)
+    stabilize: float = parameter(0.5, "time between two rounds of upkeep; 0: none", least=0, unit="s")
+    confirm: bool = parameter(True, "ask a successor if it lives before giving it as an answer")
+    formation: Literal["joined", "converged"] = parameter("joined", "join one by one, or start stable")
+    arrival: float = parameter(0.02, "time between two joins", least=0, unit="s")
+
+    def build(self, system: System) -> None:
+        addresses = system.addresses("peer", self.nodes)
+        ring = tuple(sorted(Peer(identifier(a, self.bits), a) for a in addresses))
+        if len({p.id for p in ring}) < len(ring):
+            raise ValueError(f"--bits {self.bits}: two of {self.nodes} nodes have the same identifier")
+        converged = self.formation == "converged"
+        peer = Chord(
+            bits=self.bits,
+            length=self.successors,
+            stabilize_every=self.stabilize,
+            confirm=self.confirm,
+            addresses=addresses,
+            arrival=self.arrival,
+            ring=ring if converged else (),
+        )
+        system.role("peer", peer, count=self.nodes)
+        system.clients(ChordClient(addresses=addresses, bits=self.bits))
