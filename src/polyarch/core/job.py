@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal
 
 from polyarch.core.randomness import Random
 from polyarch.core.records import Record
-from polyarch.core.system import Parameterised
+from polyarch.core.system import Parameterised, Verdict
 
 __all__ = ["Done", "Job", "Operation", "Verdict", "Visit"]
 
@@ -62,14 +62,6 @@ class Done(Record):
     detail: str = ""
 
 
-class Verdict(Record):
-    """Whether something that must be true is."""
-
-    name: str
-    holds: bool
-    detail: str
-
-
 class Job(Parameterised, abc.ABC):
     """The base of jobs; one file each.  Its docstring's first line is its summary."""
 
@@ -80,6 +72,10 @@ class Job(Parameterised, abc.ABC):
     answers: ClassVar[frozenset[str]] = frozenset()
     """Codes of refusals that are proper answers of the job (such as ``out-of-stock``) and no failure of
     the system: they do not count as operations lost."""
+    runtime: ClassVar[str] = "sim"
+    """The runtime that it is meant for, unless ``--on`` says another."""
+    rate: float = 100.0
+    """Operations per second of a run that says neither a rate nor clients."""
     mean_visit: float = 1.0
     """Mean number of operations in a visit: a rate of R operations/s is R / mean_visit visits/s."""
 

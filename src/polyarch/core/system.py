@@ -32,11 +32,22 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
+from polyarch.core.records import Record
 from polyarch.core.node import Attachable, Env, Node, config_of
 
-__all__ = ["Architecture", "Component", "Parameter", "Process", "Role", "System", "parameter"]
+__all__ = ["Architecture", "Component", "Parameter", "Process", "Role", "System", "Verdict", "parameter"]
 
 C = TypeVar("C", bound="Component")
+
+
+class Verdict(Record):
+    """Whether something that must be true is."""
+
+    name: str
+    """What should hold, as a sentence: ``no order was charged twice``."""
+    holds: bool
+    detail: str = ""
+    """The evidence: how much was checked, or the first thing that was wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,3 +330,11 @@ class Architecture(Parameterised, abc.ABC):
     @abc.abstractmethod
     def build(self, system: System) -> None:
         """Declare the roles, their nodes and wires, and the clients."""
+
+    async def ready(self, x: Any) -> None:
+        """Returns when the system is ready for load (an overlay has formed, a leader is elected); ``x`` is
+        the runtime's ``Experimenter``."""
+
+    async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
+        """After the load: its own ``metrics``, and verdicts on its own state."""
+        return {}, []

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from polyarch.core.job import Verdict
 from polyarch.core.records import Record
 
 __all__ = [
@@ -117,16 +118,6 @@ class Spread(Record, frozen=True, kw_only=True):
     def overlaps(self, other: Spread) -> bool:
         """Whether the two ranges share a value: then the figures are called equal."""
         return self.low <= other.high and other.low <= self.high
-
-
-class Verdict(Record, frozen=True, kw_only=True):
-    """One thing that was checked after a run."""
-
-    name: str
-    """What should hold, as a sentence: ``no order was charged twice``."""
-    holds: bool
-    detail: str = ""
-    """The evidence: how much was checked, or the first thing that was wrong."""
 
 
 class Environment(Record, frozen=True, kw_only=True, omit_defaults=True):

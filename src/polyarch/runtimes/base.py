@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import importlib
+import importlib.util
+import sys
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from polyarch.core.node import Node
 from polyarch.core.records import Record
 
-__all__ = ["Control", "Experimenter", "Given", "Rule", "Session", "SessionError", "Traffic"]
+__all__ = ["Control", "Experimenter", "Given", "Named", "Rule", "Session", "SessionError", "Traffic"]
 
 T = TypeVar("T")
 
@@ -111,6 +115,48 @@ class Experimenter(Node):
     control: Control
     client: Any
     """The first client, through its job's port."""
+
+
+class Named(Record):
+    """A class by its place, and the keyword arguments to make one."""
+
+    module: str
+    name: str
+    file: str
+    """Its module's file: for a module that is not on the path, such as a script."""
+    values: dict[str, Any]
+
+    @classmethod
+    def of(cls, instance: Any, values: dict[str, Any]) -> Named:
+        kind = type(instance)
+        file = getattr(sys.modules[kind.__module__], "__file__", None) or ""
+        return cls(kind.__module__, kind.__qualname__, str(Path(file).absolute()) if file else "", values)
+
+    def make(self) -> Any:
+        """The instance."""
+        module = sys.modules.get(self.module) if self.module != "__main__" else None
+        if module is None:
+            module = self._import()
+        kind: Any = module
+        for part in self.name.split("."):
+            kind = getattr(kind, part)
+        return kind(**self.values)
+
+    def _import(self) -> Any:
+        if self.module != "__main__":
+            try:
+                return importlib.import_module(self.module)
+            except ModuleNotFoundError:
+                if not self.file:
+                    raise
+        name = Path(self.file).stem if self.module == "__main__" else self.module
+        spec = importlib.util.spec_from_file_location(name, self.file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        return module
 
 
 class Given:

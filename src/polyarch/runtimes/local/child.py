@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -23,53 +21,11 @@ from polyarch.core.node import Attachable, Node
 from polyarch.core.records import Record
 from polyarch.core.system import System
 from polyarch.core.tasks import Task
-from polyarch.runtimes.base import Given
+from polyarch.runtimes.base import Given, Named
 from polyarch.runtimes.local.agent import Agent, Directory, Hub, Registration
 from polyarch.runtimes.local.process import LocalEnv, LocalProcess
 
-__all__ = ["ChildSpec", "Named", "NodeProcess", "main"]
-
-
-class Named(Record):
-    """A class by its place, and the keyword arguments to make one."""
-
-    module: str
-    name: str
-    file: str
-    """Its module's file: for a module that is not on the path, such as a script."""
-    values: dict[str, Any]
-
-    @classmethod
-    def of(cls, instance: Any, values: dict[str, Any]) -> Named:
-        kind = type(instance)
-        file = getattr(sys.modules[kind.__module__], "__file__", None) or ""
-        return cls(kind.__module__, kind.__qualname__, str(Path(file).absolute()) if file else "", values)
-
-    def make(self) -> Any:
-        """The instance."""
-        module = sys.modules.get(self.module) if self.module != "__main__" else None
-        if module is None:
-            module = self._import()
-        kind: Any = module
-        for part in self.name.split("."):
-            kind = getattr(kind, part)
-        return kind(**self.values)
-
-    def _import(self) -> Any:
-        if self.module != "__main__":
-            try:
-                return importlib.import_module(self.module)
-            except ModuleNotFoundError:
-                if not self.file:
-                    raise
-        name = Path(self.file).stem if self.module == "__main__" else self.module
-        spec = importlib.util.spec_from_file_location(name, self.file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-        return module
+__all__ = ["ChildSpec", "NodeProcess", "main"]
 
 
 class ChildSpec(Record):

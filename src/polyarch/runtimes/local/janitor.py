@@ -241,7 +241,9 @@ class Run:
             return {"sent": False}
         family = [pid, *self.freeze(pid)] if whole else [pid]
         send(signum, family)
-        if whole and signum != signal.SIGSTOP:
+        if whole and signum == signal.SIGKILL:
+            self.await_end(family)
+        elif whole and signum != signal.SIGSTOP:
             send(signal.SIGCONT, family)
         return {"sent": True}
 
@@ -253,6 +255,14 @@ class Run:
             family = found
             send(signal.SIGSTOP, family)
         return family
+
+    def await_end(self, family: list[int]) -> None:
+        """Wait a moment until all have really ended, orphans too: a server that is started again on the same
+        data would find it still in use."""
+        deadline = time.monotonic() + 1
+        while any(os.path.exists(f"/proc/{pid}") for pid in family) and time.monotonic() < deadline:
+            self.reap()
+            time.sleep(0.001)
 
     def reap(self) -> bool:
         """Collect those that ended and tell of them; False if no child is left."""

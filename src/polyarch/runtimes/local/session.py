@@ -24,9 +24,9 @@ from polyarch.core.messages import Schema, schema_of
 from polyarch.core.node import Node, config_of
 from polyarch.core.system import Architecture, System
 from polyarch.core.tasks import Task, gather
-from polyarch.runtimes.base import Control, Experimenter, Given, Session, SessionError, Traffic
+from polyarch.runtimes.base import Control, Experimenter, Given, Named, Session, SessionError, Traffic
 from polyarch.runtimes.local.agent import Agent, Directory, Hub, Registration, RuleRecord
-from polyarch.runtimes.local.child import ChildSpec, Named
+from polyarch.runtimes.local.child import ChildSpec
 from polyarch.runtimes.local.guardian import Janitor, Process
 from polyarch.runtimes.local.process import LocalEnv, LocalProcess
 

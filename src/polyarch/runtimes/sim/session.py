@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from polyarch.core.messages import Schema, schema_of
 from polyarch.core.node import Attachable, Node
-from polyarch.core.system import System
+from polyarch.core.system import Architecture, System
 from polyarch.core.tasks import Task
 from polyarch.runtimes.base import Control, Experimenter, Given, Rule, Session, Traffic
 from polyarch.runtimes.sim.kernel import Kernel
@@ -77,16 +77,24 @@ class SimSession(Session):
 
     def __init__(
         self,
-        system: System,
+        architecture: Architecture | System,
         *,
         seed: int = 0,
+        per_process: int = 1,
         network: Network | None = None,
         detailed: bool = True,
         handler_cost: float = 0.0,
         disk_sync: float = 0.001,
         beside_clients: Sequence[Node] = (),
     ) -> None:
-        """``beside_clients``: further nodes of the client's process (the load)."""
+        """``per_process``: instances of a role of one node that share a process.  ``beside_clients``:
+        further nodes of the clients' process (the load).  ``handler_cost``: core seconds that each message
+        takes where it is handled; ``disk_sync``: seconds that a flush takes."""
+        if isinstance(architecture, System):
+            system = architecture
+        else:
+            system = System(per_process=per_process)
+            architecture.build(system)
         system.check()
         self.system = system
         self.kernel = kernel = Kernel(

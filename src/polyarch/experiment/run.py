@@ -1,0 +1,321 @@
+"""The one path from a question to a result: open a session, load it, break it, check it, record it.
+
+``Trial`` is one architecture that runs; ``run`` makes one record of one trial; ``compare`` (in
+``compare.py``) keeps several trials open and measures them in turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from polyarch.core.errors import Failure
+from polyarch.core.job import Done, Job, Verdict
+from polyarch.core.randomness import Random
+from polyarch.core.system import Architecture, System
+from polyarch.experiment.load import Load, LoadClient, LoadResult
+from polyarch.experiment.record import Cost, Latency, Operations, RunRecord, environment
+from polyarch.faults.spec import Fault, inject, parse
+from polyarch.measure.histogram import Histogram
+from polyarch.runtimes import open_session
+from polyarch.runtimes.base import Experimenter, Named, Session
+
+__all__ = ["Question", "Trial", "run", "wrong_combination"]
+
+T = TypeVar("T")
+
+_PAGE = 2000  # operations of the history fetched at a time: far below the largest message
+
+
+@dataclasses.dataclass
+class Question:
+    """What is asked of one architecture."""
+
+    architecture: Architecture
+    job: Job
+    runtime: str = "sim"
+    seed: int = 0
+    duration: float | None = 10.0
+    """Seconds of load; None: a trace's own length."""
+    rate: float | None = None
+    clients: int | None = None
+    faults: Sequence[str] = ()
+    trace: str | None = None
+    speedup: float | None = None
+    """None: such that the trace takes ``duration`` seconds."""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """For the runtime: ``network``, ``per_process``, …"""
+    progress: Callable[[str, float], None] = lambda phase, seconds: None
+    """Told the phase, and the virtual time on ``sim``."""
+
+
+def wrong_combination(question: Question) -> str | None:
+    """Why the question cannot be asked; None if it can."""
+    if question.rate is not None and question.clients is not None:
+        return "give --rate (open loop) or --clients (closed loop), not both"
+    if question.trace is not None and (question.rate is not None or question.clients is not None):
+        return "--trace brings its own arrivals: give neither --rate nor --clients with it"
+    return None
+
+
+class Trial:
+    """One architecture, deployed and filled, until ``close``."""
+
+    def __init__(self, question: Question) -> None:
+        """``BadFault`` for a fault that does not fit; ``SessionError`` when it cannot start."""
+        self.question = q = question
+        self.began = time.monotonic()
+        self.system = System(per_process=q.options.get("per_process", 1))
+        q.architecture.build(self.system)
+        roles = {role.name: role.process_names() for role in self.system.roles.values()}
+        random = Random(q.seed).fork("faults")
+        self.faults: list[Fault] = [parse(text, roles, random) for text in q.faults]
+        load = LoadClient(job=Named.of(q.job, q.job.values), seed=q.seed)
+        self._phase("starting")
+        self.session: Session = open_session(
+            q.runtime, q.architecture, seed=q.seed, beside_clients=[load], **q.options
+        )
+        try:
+            self._watch_progress()
+            self._phase("preparing")
+            self.perform(self._prepare)
+        except BaseException:
+            self.close()
+            raise
+
+    def perform(self, experiment: Callable[[Experimenter], Coroutine[Any, Any, T]]) -> T:
+        """Run an experiment in the session."""
+        return self.session.perform(experiment)
+
+    async def _prepare(self, x: Experimenter) -> None:
+        await self.question.architecture.ready(x)
+        await self.question.job.prepare(x.client)
+
+    def _phase(self, name: str) -> None:
+        self.question.progress(f"{type(self.question.architecture).name}: {name}", 0.0)
+
+    def _watch_progress(self) -> None:
+        kernel = getattr(self.session, "kernel", None)
+        if kernel is not None:
+            name = type(self.question.architecture).name
+            kernel.progress = lambda seconds: self.question.progress(f"{name}: simulating", seconds)
+
+    # -- loading ----------------------------------------------------------------------------------------
+
+    def load(self, load: Load, *, name: str = "load", faults: Sequence[Fault] = ()) -> LoadResult:
+        """Load the system, and do the faults at their times."""
+        self._phase(name)
+
+        async def experiment(x: Experimenter) -> LoadResult:
+            begin = x.now
+            injected = [x.spawn(inject(x, fault, begin)) for fault in faults]
+            result = await x.at("loadclient", LoadClient).run(load)
+            for task in injected:
+                await task
+            return result
+
+        return self.perform(experiment)
+
+    def history(self) -> list[Done]:
+        """Every operation so far, as its client saw it."""
+
+        async def fetch(x: Experimenter) -> list[Done]:
+            history: list[Done] = []
+            while True:
+                page = await x.at("loadclient", LoadClient).past(len(history), _PAGE)
+                history += page
+                if len(page) < _PAGE:
+                    return history
+
+        return self.perform(fetch)
+
+    # -- the end ----------------------------------------------------------------------------------------
+
+    def verdicts(self, history: Sequence[Done]) -> tuple[list[Verdict], dict[str, Any]]:
+        """Heal everything, wait until it is quiet, look at the final state, and judge; with the
+        architecture's metrics."""
+        self._phase("checking")
+        q = self.question
+        names = [p.name for p in self.system.processes()]
+
+        async def look(x: Experimenter) -> tuple[Any, dict[str, Any], list[Verdict], tuple[str, ...]]:
+            await x.control.heal()
+            if self.faults:
+                for name in names:
+                    await x.control.resume(name)
+                    await x.control.restart(name)
+            await q.architecture.ready(x)
+            audit = await _patiently(x, lambda: q.job.audit(x.client))
+            metrics, own = await q.architecture.observe(x)
+            return audit, metrics, own, (await x.control.traffic()).bugs
+
+        try:
+            audit, metrics, own, bugs = self.perform(look)
+        except Failure as failure:
+            return [Verdict("the system can be looked at when all is healed", False, str(failure))], {}
+        verdicts = [*q.job.check(history, audit), *own]
+        deaths = getattr(self.session, "deaths", [])
+        raised = f"; first: {bugs[0]}" if bugs else ""
+        verdicts.append(Verdict("no node raised an exception", not bugs, f"{len(bugs)} raised{raised}"))
+        if deaths:
+            verdicts.append(Verdict("no process ended by itself", False, deaths[0]))
+        return verdicts, metrics
+
+    def nodes(self) -> dict[str, int]:
+        """How many of each role."""
+        return {role.name: role.count for role in self.system.roles.values()}
+
+    def footprint(self) -> tuple[int | None, float | None]:
+        """Operating-system processes and their memory (10^6 bytes), the clients' not counted."""
+
+        async def ask(x: Experimenter) -> dict[str, dict[str, float]]:
+            return await x.control.resources()
+
+        parts = {name: r for name, r in self.perform(ask).items() if name != "client"}
+        if not parts or any("memory_mb" not in r for r in parts.values()):
+            return None, None
+        memory = sum(r["memory_mb"] for r in parts.values()) * 1.048576
+        return int(sum(r["processes"] for r in parts.values())), round(memory, 1)
+
+    def bytes_are_known(self) -> bool:
+        """Whether every message's size was measured."""
+
+        async def ask(x: Experimenter) -> int:
+            return (await x.control.traffic()).unmeasured
+
+        return self.perform(ask) == 0
+
+    @property
+    def trace_hash(self) -> str | None:
+        """Of everything that has happened, on ``sim``."""
+        kernel = getattr(self.session, "kernel", None)
+        return None if kernel is None else kernel.trace_hash
+
+    def close(self) -> None:
+        """End it; nothing stays behind."""
+        self.session.close()
+
+
+async def _patiently(x: Experimenter, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """The final state may need a moment: what is healed must find itself again."""
+    for _ in range(20):
+        try:
+            return await ask()
+        except Failure:
+            await x.sleep(0.25)
+    return await ask()
+
+
+def latency_of(results: Sequence[LoadResult]) -> tuple[Latency | None, dict[str, Latency]]:
+    """Percentiles of merged histograms, in ms: of all operations, and of each kind."""
+    kinds: dict[str, Histogram] = {}
+    for result in results:
+        for name, data in result.latency.items():
+            kinds.setdefault(name, Histogram()).merge(Histogram.from_dict(data))
+    total = Histogram()
+    for histogram in kinds.values():
+        total.merge(histogram)
+    whole = Latency(**total.summary()) if total.count else None
+    return whole, {name: Latency(**h.summary()) for name, h in sorted(kinds.items())}
+
+
+def cost_of(results: Sequence[LoadResult], bytes_known: bool) -> Cost | None:
+    """What a successful operation cost on average."""
+    n = sum(r.accounted for r in results)
+    if not n:
+        return None
+    return Cost(
+        messages=round(sum(r.messages for r in results) / n, 3),
+        bytes=round(sum(r.bytes for r in results) / n, 1) if bytes_known else None,
+        hops=round(sum(r.hops for r in results) / n, 3),
+    )
+
+
+def operations_of(history: Sequence[Done]) -> Operations:
+    """How the operations ended."""
+    count = {"ok": 0, "fail": 0, "info": 0}
+    for done in history:
+        count[done.outcome] += 1
+    return Operations(
+        attempted=len(history), ok=count["ok"], failed=count["fail"], unknown=count["info"]
+    )
+
+
+def failures_of(history: Sequence[Done]) -> dict[str, int]:
+    """How often each failure came, by its code."""
+    codes: dict[str, int] = {}
+    for done in history:
+        if done.outcome != "ok":
+            codes[done.code] = codes.get(done.code, 0) + 1
+    return dict(sorted(codes.items()))
+
+
+def load_of(q: Question) -> Load:
+    """The load that a question asks for."""
+    duration = q.duration if q.duration is not None else float("inf")
+    if q.trace is not None:
+        speedup = q.speedup
+        if speedup is None:
+            last = 0.0
+            for at, _ in q.job.trace(_path(q.trace)):
+                last = at
+            speedup = max(last / q.duration, 1e-9) * 1.0001 if q.duration is not None and last else 1.0
+            duration = float("inf")
+        return Load(duration=min(duration, 1e9), trace=q.trace, speedup=speedup)
+    if q.clients is not None:
+        return Load(duration=duration, clients=q.clients)
+    return Load(duration=duration, rate=q.rate if q.rate is not None else q.job.rate)
+
+
+def _path(text: str) -> Any:
+    from pathlib import Path
+
+    return Path(text)
+
+
+def run(question: Question) -> RunRecord:
+    """One architecture, one load, its faults, its verdicts."""
+    q = question
+    load = load_of(q)
+    trial = Trial(q)
+    try:
+        result = trial.load(load, faults=trial.faults)
+        processes, memory = trial.footprint()
+        bytes_known = trial.bytes_are_known()
+        history = trial.history()
+        verdicts, metrics = trial.verdicts(history)
+        latency, by_operation = latency_of([result])
+        codes = failures_of(history)
+        if codes:
+            metrics = {**metrics, "failures": codes}
+        lateness = Histogram.from_dict(result.lateness).summary()
+        if lateness and q.runtime != "sim":
+            metrics = {**metrics, "generator_lateness_ms": lateness}
+        return RunRecord(
+            architecture=type(q.architecture).name,
+            job=type(q.job).name,
+            runtime=q.runtime,
+            seed=q.seed,
+            parameters={**q.architecture.values, **q.job.values},
+            nodes=trial.nodes(),
+            rate_per_s=load.rate,
+            clients=load.clients,
+            duration_s=round(result.seconds, 6),
+            operations=operations_of(history),
+            throughput_per_s=round(result.in_time / result.seconds, 3) if result.seconds else None,
+            latency_ms=latency,
+            latency_by_operation_ms=by_operation or None,
+            cost_per_operation=cost_of([result], bytes_known),
+            processes=processes,
+            memory_mb=memory,
+            faults=tuple(q.faults),
+            verdicts=tuple(verdicts),
+            metrics=metrics,
+            trace_hash=trial.trace_hash,
+            wall_s=round(time.monotonic() - trial.began, 3),
+            environment=environment(),
+        )
+    finally:
+        trial.close()
