@@ -136,7 +136,8 @@ async def _prepare_install(janitor: Janitor) -> _Install:
         programs, identity = await _without_root(janitor, package, home, log)
     template = home / "template"
     command: list[str | Path] = [programs / "initdb", "-D", template, "-U", "polyarch", "-A", "trust"]
-    command += ["-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
+    # Segments of 1 MB instead of 16: less to write and copy at the start, and no slower afterwards.
+    command += ["-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions", "--wal-segsize=1"]
     for name, value in SHARED_MEMORY.items():
         command += ["-c", f"{name}={value}"]
     await _must_succeed(janitor, command, log, identity)
