@@ -112,16 +112,27 @@ class Method:
         "code",
         "doc",
         "function",
+        "invoke",
         "is_async",
         "is_oneway",
         "name",
         "parameters",
         "result_shared",
         "shared",
+        "siblings",
         "timeout_ns",
     )
 
-    def __init__(self, owner: type, name: str, mark: _Mark, function: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        owner: type,
+        name: str,
+        mark: _Mark,
+        function: Callable[..., Any],
+        siblings: dict[str, Method],
+    ) -> None:
+        self.siblings = siblings
+        """All messages of the class, by name: a node that has this very dict has this very method."""
         self.name = name
         self.function = function
         self.is_oneway = mark.kind == "oneway"
@@ -139,10 +150,10 @@ class Method:
             raise TypeError(f"{owner.__name__}.{name}: a message has named parameters, not * or **")
         missing = [p.name for p in self.parameters if p.name not in hints]
         if missing:
-            raise TypeError(f"{owner.__name__}.{name}: parameter {missing[0]!r} needs a type: it is the schema")
+            raise TypeError(f"{owner.__name__}.{name}: parameter {missing[0]!r} needs a type: the schema")
         types_ = [hints[p.name] for p in self.parameters]
         where = f"{owner.__name__}.{name}"
-        self.check = _argument_check(where, self.parameters, types_)
+        self.check, self.invoke = _argument_check(where, self.parameters, types_, function)
         self.shared = all(map(_immutable, types_))
         result = hints.get("return", type(None))
         self.check_result = _value_check(where, result)
@@ -171,9 +182,11 @@ class Schema:
         for name in dir(owner):
             mark = _mark_of(owner, name)
             if mark is not None:
-                self.methods[name] = Method(owner, name, mark, inspect.getattr_static(owner, name))
+                function = inspect.getattr_static(owner, name)
+                self.methods[name] = Method(owner, name, mark, function, self.methods)
         stubs = {name: _stub(method) for name, method in self.methods.items()}
-        self.reference = type(f"{self.name}Reference", (Reference,), {"__slots__": (), **stubs, "_schema": self})
+        body = {"__slots__": (), **stubs, "_schema": self}
+        self.reference = type(f"{self.name}Reference", (Reference,), body)
 
 
 def schema_of(owner: type) -> Schema:
@@ -264,9 +277,10 @@ def _converter(where: str, t: Any) -> Callable[[Any], Any]:
 
 
 def _argument_check(
-    where: str, parameters: list[inspect.Parameter], types_: list[Any]
-) -> Callable[[Any], tuple[Any, ...]]:
-    """``check(arguments) -> arguments``, typed, or ``BadArguments``."""
+    where: str, parameters: list[inspect.Parameter], types_: list[Any], function: Callable[..., Any]
+) -> tuple[Callable[[Any], tuple[Any, ...]], Callable[[Any, Any], Any]]:
+    """``check(arguments) -> arguments``, typed, or ``BadArguments``; and ``invoke(node, arguments)``: check
+    them and call the method, in one step."""
     names = [p.name for p in parameters]
     converters = [_converter(where, t) for t in types_]
     required = sum(p.default is inspect.Parameter.empty for p in parameters)
@@ -288,22 +302,30 @@ def _argument_check(
 
     scope: dict[str, Any] = {}
     tests = [_exact_test(t, f"a{i}", scope) if _immutable(t) else None for i, t in enumerate(types_)]
-    if None in tests:
-        return explain  # something is mutable: always copied
-    if not tests:
-        return lambda arguments: arguments if arguments == () else explain(arguments)
-    scope["explain"] = explain
-    unpack = ", ".join(f"a{i}" for i in range(len(tests))) + ","
-    source = (
-        f"def check(arguments):\n"
+    scope |= {"explain": explain, "function": function}
+    if None in tests:  # something is mutable: always copied
+        exec("def invoke(node, arguments):\n    return function(node, *explain(arguments))\n", scope)
+        return explain, scope["invoke"]
+    names_ = [f"a{i}" for i in range(len(tests))]
+    unpack = f"{', '.join(names_)}, = arguments" if tests else "pass"
+    source = "".join(
+        f"def {head}:\n"
         f"    if len(arguments) == {len(tests)}:\n"
-        f"        {unpack} = arguments\n"
-        f"        if {' and '.join(typing.cast('list[str]', tests))}:\n"
-        f"            return arguments\n"
-        f"    return explain(arguments)\n"
+        f"        {unpack}\n"
+        f"        if {' and '.join(typing.cast('list[str]', tests)) or 'True'}:\n"
+        f"            return {passed}\n"
+        f"    return {otherwise}\n"
+        for head, passed, otherwise in (
+            ("check(arguments)", "arguments", "explain(arguments)"),
+            (
+                "invoke(node, arguments)",
+                f"function({', '.join(['node', *names_])})",
+                "function(node, *explain(arguments))",
+            ),
+        )
     )
     exec(source, scope)
-    return typing.cast("Callable[[Any], tuple[Any, ...]]", scope["check"])
+    return scope["check"], scope["invoke"]
 
 
 def _value_check(where: str, t: Any) -> Callable[[Any], Any]:

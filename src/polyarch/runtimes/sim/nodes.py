@@ -1,7 +1,7 @@
 """Simulated processes and nodes, and the events that messages are.
 
-An event is a tuple ``(time, sequence, handler, …)`` whose tail belongs to its handler: one allocation, one
-heap entry, one call.  There are two kinds of node environments, with the same meaning (a test compares
+An event is a tuple ``(handler, …)`` whose tail belongs to its handler: one allocation, one entry in the
+agenda, one call.  There are two kinds of node environments, with the same meaning (a test compares
 their traces):
 
 * ``PlainEnv``: latency and crashes only.  It is what makes 100,000 nodes affordable.
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from polyarch.runtimes.sim.kernel import Kernel
 
 __all__ = ["DetailedEnv", "PlainEnv", "SimEnv", "SimProcess"]
-
-_push = heapq.heappush
 
 
 class SimProcess:
@@ -153,7 +151,7 @@ class SimEnv(Env):
         timer = Timer(function, arguments)
         kernel = self.kernel
         delay = round(max(0.0, seconds) * 1e9 / self.process.drift)
-        _push(kernel.heap, (kernel.now + delay, kernel.sequence(), _fire, self, timer))
+        kernel.schedule(kernel.now + delay, (_fire, self, timer))
         return timer
 
     def every(
@@ -166,7 +164,7 @@ class SimEnv(Env):
         timer.jitter = jitter
         kernel = self.kernel
         first = round(seconds * self.random.random() * 1e9)
-        _push(kernel.heap, (kernel.now + first, kernel.sequence(), _fire, self, timer))
+        kernel.schedule(kernel.now + first, (_fire, self, timer))
         return timer
 
     def sleep(self, seconds: float) -> Suspension:
@@ -230,17 +228,14 @@ class PlainEnv(SimEnv):
         timeout = reference._timeout
         deadline = now + (method.timeout_ns if timeout is None else round(timeout * 1e9))
         if target is None:
-            _push(kernel.heap, (now, kernel.sequence(), _fail, task, token, _nobody(reference._to)))
+            kernel.schedule(now, (_fail, task, token, _nobody(reference._to)))
             return
         delay = kernel.constant
         if target.process is self.process:
             delay = 0
         elif delay is None:
             delay = kernel.delay(self.process, target.process)
-        _push(
-            kernel.heap,
-            (now + delay, kernel.sequence(), _request, task, token, target, method, arguments, deadline, 0),
-        )
+        kernel.schedule(now + delay, (_request, task, token, target, method, arguments, deadline, 0))
 
     def send(self, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None:
         if not self.up:
@@ -254,7 +249,7 @@ class PlainEnv(SimEnv):
             delay = 0
         elif delay is None:
             delay = kernel.delay(self.process, target.process)
-        _push(kernel.heap, (kernel.now + delay, kernel.sequence(), _oneway, target, method, arguments, None, 0))
+        kernel.schedule(kernel.now + delay, (_oneway, target, method, arguments, None, 0))
 
     def give(
         self, caller: Task, token: int, deadline: int, depth: int, ok: bool, value: Any, method: Method
@@ -268,7 +263,7 @@ class PlainEnv(SimEnv):
             delay = kernel.delay(self.process, back.process)
         arrival = kernel.now + delay
         if arrival <= deadline:
-            _push(kernel.heap, (arrival, kernel.sequence(), _answer if ok else _fail, caller, token, value))
+            kernel.schedule(arrival, (_answer if ok else _fail, caller, token, value))
         else:
             kernel.expire(caller, token, deadline, method)
 
@@ -307,10 +302,7 @@ class DetailedEnv(SimEnv):
         if not arrivals:
             kernel.expire(task, token, deadline, method)
         for time in arrivals:
-            _push(
-                kernel.heap,
-                (time, kernel.sequence(), _arrive, task, token, target, method, arguments, deadline, depth),
-            )
+            kernel.schedule(time, (_arrive, task, token, target, method, arguments, deadline, depth))
 
     def send(self, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None:
         if not self.up:
@@ -330,10 +322,7 @@ class DetailedEnv(SimEnv):
             if kernel.observer is not None:
                 kernel.observer("send", kernel.now, self.address, reference._to, method, arguments, arrivals)
         for time in arrivals:
-            _push(
-                kernel.heap,
-                (time, kernel.sequence(), _arrive_oneway, target, method, arguments, ledger, depth),
-            )
+            kernel.schedule(time, (_arrive_oneway, target, method, arguments, ledger, depth))
 
     def give(
         self, caller: Task, token: int, deadline: int, depth: int, ok: bool, value: Any, method: Method
@@ -356,10 +345,7 @@ class DetailedEnv(SimEnv):
             kernel.expire(caller, token, deadline, method)
             return
         for time in arrivals:
-            _push(
-                kernel.heap,
-                (time, kernel.sequence(), _answer_deep if ok else _fail, caller, token, value, depth),
-            )
+            kernel.schedule(time, (_answer_deep if ok else _fail, caller, token, value, depth))
 
 
 def _size(method: Method, value: Any, frame: tuple[Any, ...]) -> int:
@@ -389,7 +375,7 @@ def _nobody(address: str) -> Unreachable:
 
 def _fire(event: tuple[Any, ...]) -> None:
     """A timer's time has come."""
-    env, timer = event[3], event[4]
+    env, timer = event[1], event[2]
     if timer.cancelled:
         return
     if not env.up:
@@ -401,7 +387,7 @@ def _fire(event: tuple[Any, ...]) -> None:
         if timer.jitter:
             period *= 1.0 + timer.jitter * (2.0 * env.random.random() - 1.0)
         time = kernel.now + round(period * 1e9 / env.process.drift)
-        _push(kernel.heap, (time, kernel.sequence(), _fire, env, timer))
+        kernel.schedule(time, event)
     env.run_callback(timer.function, timer.arguments)
 
 
@@ -415,40 +401,39 @@ class _Until(Suspension):
 
     def suspend(self, task: Task) -> None:
         kernel = task.env.kernel
-        _push(kernel.heap, (self.time, kernel.sequence(), _wake, task.env, task))
+        kernel.schedule(self.time, (_wake, task.env, task))
 
 
 def _wake(event: tuple[Any, ...]) -> None:
-    env = event[3]
+    env = event[1]
     if env.up:
-        event[4].resume(None)
+        event[2].resume(None)
     else:
         env.kernel.held(env, event)
 
 
 def call_function(event: tuple[Any, ...]) -> None:
     """The kernel's or a disk's own event."""
-    env = event[3]
+    env = event[1]
     if env is None or env.up:
-        event[4]()
+        event[2]()
     else:
         env.kernel.held(env, event)
 
 
 def _arrive(event: tuple[Any, ...]) -> None:
     """A request arrives at a host: it waits for a core, and occupies it."""
-    env = event[5]
+    env = event[3]
     process = env.process
-    if process.cost_ns and env.up and env.inbox is None and event[3].env.process is not process:
-        kernel = env.kernel
-        _push(kernel.heap, (process.occupy(process.cost_ns), kernel.sequence(), _request, *event[3:]))
+    if process.cost_ns and env.up and env.inbox is None and event[1].env.process is not process:
+        env.kernel.schedule(process.occupy(process.cost_ns), (_request, *event[1:]))
     else:
         _request(event)
 
 
 def _request(event: tuple[Any, ...]) -> None:
     """A request arrives at a node: run its handler, to its end or its first await."""
-    _, _, _, caller, token, env, method, arguments, deadline, depth = event
+    _, caller, token, env, method, arguments, deadline, depth = event
     kernel = env.kernel
     if not env.up:
         kernel.undelivered(event, caller, token, env, deadline, method)
@@ -459,15 +444,14 @@ def _request(event: tuple[Any, ...]) -> None:
         return
     trace = kernel.trace
     if trace is not None:
-        trace.extend((kernel.now, env.number, method.code))
+        trace += (kernel.now, env.number, method.code)
     env.current = task = None
     try:
-        if env.methods.get(method.name) is not method:
+        if method.siblings is not env.methods:
             method = kernel.same_message(env, method)
-        arguments = method.check(arguments)
         if kernel.detailed:
             env.current = task = Task(env, None, caller.ledger, depth)
-        result = method.function(env.node, *arguments)
+        result = method.invoke(env.node, arguments)
         if method.is_async:
             if task is None:
                 waiting = result.send(None)
@@ -504,15 +488,15 @@ def _request(event: tuple[Any, ...]) -> None:
 
 
 def _answer_deep(event: tuple[Any, ...]) -> None:
-    caller = event[3]
-    if caller.token == event[4] and event[6] > caller.depth:
-        caller.depth = event[6]
+    caller = event[1]
+    if caller.token == event[2] and event[4] > caller.depth:
+        caller.depth = event[4]
     _answer(event)
 
 
 def _answer(event: tuple[Any, ...]) -> None:
     """An answer arrives at its caller: run it on, to its next await or its end."""
-    caller, token = event[3], event[4]
+    caller, token = event[1], event[2]
     if caller.token != token or caller.done:
         return
     env = caller.env
@@ -522,25 +506,26 @@ def _answer(event: tuple[Any, ...]) -> None:
         return
     trace = kernel.trace
     if trace is not None:
-        trace.extend((kernel.now, env.number, token))
+        trace += (kernel.now, env.number, token)
     caller.token = token + 1
     env.current = caller
     try:
-        waiting = caller.coroutine.send(event[5])
+        waiting = caller.coroutine.send(event[3])
     except StopIteration as stop:
         caller.finish(stop.value)
     except Exception as error:
         caller.fail(error)
     else:
         if type(waiting) is tuple:
-            env.call(caller, *waiting)
+            reference, method, arguments = waiting
+            env.call(caller, reference, method, arguments)
         else:
             caller.follow(waiting)
 
 
 def _fail(event: tuple[Any, ...]) -> None:
     """A failure arrives at the caller."""
-    caller, token, failure = event[3], event[4], event[5]
+    caller, token, failure = event[1], event[2], event[3]
     if caller.token != token or caller.done:
         return
     env = caller.env
@@ -555,25 +540,24 @@ def _fail(event: tuple[Any, ...]) -> None:
 
 def expire(event: tuple[Any, ...]) -> None:
     """A call's deadline: nothing has come."""
-    caller, token, method = event[3], event[4], event[5]
+    caller, token, method = event[1], event[2], event[3]
     if caller.token == token and not caller.done:
-        _fail((*event[:5], Timeout(f"{method.name} was not answered in time")))
+        _fail((*event[:3], Timeout(f"{method.name} was not answered in time")))
 
 
 def _arrive_oneway(event: tuple[Any, ...]) -> None:
     """A one-way message arrives at a host: it waits for a core, and occupies it."""
-    env = event[3]
+    env = event[1]
     process = env.process
     if process.cost_ns and env.up and env.inbox is None:
-        kernel = env.kernel
-        _push(kernel.heap, (process.occupy(process.cost_ns), kernel.sequence(), _oneway, *event[3:]))
+        env.kernel.schedule(process.occupy(process.cost_ns), (_oneway, *event[1:]))
     else:
         _oneway(event)
 
 
 def _oneway(event: tuple[Any, ...]) -> None:
     """A one-way message arrives at a node."""
-    _, _, _, env, method, arguments, ledger, depth = event
+    _, env, method, arguments, ledger, depth = event
     kernel = env.kernel
     if not env.up:
         kernel.undelivered_oneway(event, env)
@@ -583,9 +567,9 @@ def _oneway(event: tuple[Any, ...]) -> None:
         return
     trace = kernel.trace
     if trace is not None:
-        trace.extend((kernel.now, env.number, method.code))
+        trace += (kernel.now, env.number, method.code)
     try:
-        if env.methods.get(method.name) is not method:
+        if method.siblings is not env.methods:
             method = kernel.same_message(env, method)
         arguments = method.check(arguments)
     except Refused as error:

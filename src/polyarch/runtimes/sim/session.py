@@ -148,7 +148,7 @@ class SimSession(Session):
         return task.result  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        self.kernel.heap.clear()
+        self.kernel.clear()
 
 
 def _experimenter(session: SimSession) -> Experimenter:
