@@ -36,6 +36,7 @@ class UnknownName(LookupError):
 @cache
 def architectures() -> dict[str, type[Architecture]]:
     """All architectures by name."""
+    jobs()  # what they offer has names too
     return _discover(polyarch.architectures, Architecture)
 
 

@@ -43,6 +43,8 @@ class Pace:
     """From a kill to the restart: what a supervisor needs."""
     window: float = 1.5
     """Watched after a kill."""
+    kills: bool = True
+    """Whether to kill at all."""
 
 
 def compare(questions: Sequence[Question], pace: Pace) -> Comparison:
@@ -74,7 +76,7 @@ def compare(questions: Sequence[Question], pace: Pace) -> Comparison:
         known = [trial.bytes_are_known() for trial in trials]
         cards: list[BlastRadius] = []
         for trial in trials:
-            for role in trial.system.roles.values():
+            for role in trial.system.roles.values() if pace.kills else ():
                 cards.append(_kill(trial, role.name, role.process_names()[0], pace))
         runs = [
             _record(trial, saturation[i], steady[i], footprints[i], known[i]) for i, trial in enumerate(trials)

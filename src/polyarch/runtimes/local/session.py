@@ -103,6 +103,7 @@ class LocalSession(Session):
             "experimenter": "session",
         }
         places |= {f"agent-{name}": name for name in names}
+        places |= {type(node).__name__.lower(): "client" for node in self._beside}
         self.process.places.update(places)
         early = [p for p in parts if not p.role.component.after_nodes]  # type: ignore[union-attr]
         late = [p for p in parts if p.role.component.after_nodes]  # type: ignore[union-attr]
@@ -220,12 +221,13 @@ class LocalSession(Session):
         """``http://127.0.0.1:PORT`` of a node or component that speaks HTTP."""
         return f"http://127.0.0.1:{self.process.http_ports[address]}"
 
-    def wait(self) -> None:
-        """Until somebody interrupts, or a process dies by itself."""
+    def wait(self, seconds: float | None = None) -> None:
+        """For some time, or until somebody interrupts, or a process dies by itself."""
 
         async def sleep() -> None:
-            while not self.deaths:
-                await asyncio.sleep(0.2)
+            end = None if seconds is None else time.monotonic() + seconds
+            while not self.deaths and (end is None or time.monotonic() < end):
+                await asyncio.sleep(0.05)
 
         self._runner.run(sleep())
 
