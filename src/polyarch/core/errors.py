@@ -83,9 +83,13 @@ class Broken(Timeout, code="broken"):
 
 
 def failure_from_wire(code: str, detail: str, definite: bool) -> Failure:
-    """Rebuild a failure that arrived in a message.  A code that this process does not know (a service's
-    own subclass of ``Refused``) keeps its kind and its words."""
-    known = Failure._by_code.get(code)
-    if known is not None and known.definite == definite:
-        return known(detail)
-    return (Refused if definite else Timeout)(f"{code}: {detail}" if detail else code)
+    """Rebuild a failure that arrived in a message.  One whose class this process does not know (a service's
+    own subclass of ``Refused``) keeps its kind, its code and its words."""
+    kind = Failure._by_code.get(code)
+    if kind is None or kind.definite != definite:
+        kind = Refused if definite else Timeout
+    failure = kind.__new__(kind)  # a subclass may have an __init__ of its own
+    Failure.__init__(failure, detail)
+    if failure.code != code:
+        failure.code = code  # type: ignore[misc]
+    return failure

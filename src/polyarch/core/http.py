@@ -18,6 +18,7 @@ Refused answers 409 (or 400, 404, 413 by its code), Timeout 504, both with ``{"e
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar, cast
 from urllib.parse import parse_qsl, quote, unquote
@@ -29,7 +30,18 @@ from polyarch.core.messages import Method, _hints, rpc, schema_of
 from polyarch.core.node import Node
 from polyarch.core.records import Record
 
-__all__ = ["Http", "Over", "Request", "Response", "Route", "Web", "failure_response", "get", "post", "routes_of"]
+__all__ = [
+    "Http",
+    "Over",
+    "Request",
+    "Response",
+    "Route",
+    "Web",
+    "failure_response",
+    "get",
+    "post",
+    "routes_of",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -238,7 +250,8 @@ def _index(cls: type, routes: dict[str, Route]) -> str:
     """A page that lists what can be asked: made from the methods and their words."""
     rows = "".join(
         f"<tr><td><code>{r.verb}</code></td><td><code>{r.path}</code></td>"
-        f"<td>{(r.method.doc.splitlines() or [''])[0]}</td><td><code>{_html(r.method.signature())}</code></td></tr>"
+        f"<td>{(r.method.doc.splitlines() or [''])[0]}</td>"
+        f"<td><code>{_html(r.method.signature())}</code></td></tr>"
         for r in routes.values()
     )
     title = getattr(cls, "title", "") or cls.__name__
@@ -264,13 +277,17 @@ def _caller_class(port: type) -> type:
     if cached is None:
 
         def caller(route: Route) -> Callable[..., Any]:
-            names = [p.name for p in route.method.parameters]
-            defaults = [p.default for p in route.method.parameters]
+            parameters = route.method.parameters
+            signature = inspect.Signature(parameters)
 
             async def call(self: Any, *arguments: Any, **named: Any) -> Any:
-                if named or len(arguments) < len(names):
-                    rest = zip(names[len(arguments) :], defaults[len(arguments) :])
-                    arguments = (*arguments, *(named.get(n, d) for n, d in rest))
+                if named or len(arguments) != len(parameters):
+                    try:
+                        bound = signature.bind(*arguments, **named)
+                    except TypeError as error:
+                        raise TypeError(f"{port.__name__}.{route.method.name}: {error}") from None
+                    bound.apply_defaults()
+                    arguments = tuple(bound.arguments.values())
                 response = await self.carrier.http(route.request(arguments))
                 return _result(route, response)
 

@@ -25,7 +25,8 @@ from zlib import crc32
 
 import msgspec
 
-from polyarch.core.errors import BadArguments
+from polyarch.core.errors import BadArguments, Broken
+from polyarch.core.wire import UNSENDABLE
 
 __all__ = ["Method", "Reference", "Schema", "decode", "encode", "oneway", "rpc", "schema_of"]
 
@@ -296,7 +297,7 @@ def _argument_check(
         for name, convert, value in zip(names, converters, arguments):
             try:
                 converted.append(convert(value))
-            except (msgspec.ValidationError, TypeError, OverflowError, ValueError) as error:
+            except UNSENDABLE as error:
                 raise BadArguments(f"{where}: argument {name!r}: {error}") from None
         return tuple(converted) + tuple(defaults[len(arguments) :])
 
@@ -329,14 +330,15 @@ def _argument_check(
 
 
 def _value_check(where: str, t: Any) -> Callable[[Any], Any]:
-    """``check(result) -> result``: typed, or BadArguments (the answer is not what was promised)."""
+    """``check(result) -> result``: typed, or ``Broken``: the handler has run, but its answer is not what its
+    signature promises."""
     convert = _converter(f"{where} result", t)
 
     def explain(value: Any) -> Any:
         try:
             return convert(value)
-        except (msgspec.ValidationError, TypeError, OverflowError, ValueError) as error:
-            raise BadArguments(f"{where} answered {value!r}: {error}") from None
+        except UNSENDABLE as error:
+            raise Broken(f"{where} answered {value!r:.100}: {error}") from None
 
     scope: dict[str, Any] = {"explain": explain}
     test = _exact_test(t, "value", scope) if _immutable(t) else None

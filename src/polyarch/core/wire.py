@@ -2,7 +2,7 @@
 
 A frame is four bytes of length (big endian) and a MessagePack array:
 
-    [REQUEST, id, to, sender, method, arguments, accounted]      rpc
+    [REQUEST, id, to, sender, method, arguments, depth]          rpc; depth 0: nobody counts its costs
     [ONEWAY, to, sender, method, arguments]                      oneway
     [ANSWER, id, value, messages, bytes, depth]                  the rpc's result and its ledger
     [FAILURE, id, code, detail, definite, messages, bytes, depth]
@@ -17,9 +17,16 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["ANSWER", "FAILURE", "HEADER", "MAX_FRAME", "ONEWAY", "REQUEST", "encode"]
+__all__ = ["ANSWER", "BASE", "FAILURE", "HEADER", "MAX_FRAME", "ONEWAY", "REQUEST", "UNSENDABLE", "encode"]
 
 REQUEST, ONEWAY, ANSWER, FAILURE = range(4)
+
+BASE = 1 << 16
+"""Numbers of calls, and costs that were counted, begin here: so all are equally long on the wire, and a
+message has one size, whichever call it belongs to."""
+
+UNSENDABLE = (TypeError, ValueError, OverflowError, RecursionError)
+"""What ``encode`` raises for a value that cannot be in a message."""
 
 HEADER = 4
 """Bytes of the length prefix."""

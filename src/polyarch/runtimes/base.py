@@ -21,13 +21,28 @@ from typing import Any, TypeVar
 from polyarch.core.node import Node
 from polyarch.core.records import Record
 
-__all__ = ["Control", "Experimenter", "Given", "Named", "Rule", "Session", "SessionError", "Traffic"]
+__all__ = [
+    "EXPERIMENTER",
+    "Control",
+    "Experimenter",
+    "Given",
+    "Named",
+    "Rule",
+    "Session",
+    "SessionError",
+    "Traffic",
+    "describe_bug",
+]
 
 T = TypeVar("T")
 
+EXPERIMENTER = "experimenter"
+"""The experimenter's process and address: beside the system.  Its messages are never disturbed, and are no
+part of the system's traffic."""
+
 
 class Traffic(Record):
-    """What has crossed between processes since the session began."""
+    """What has crossed between the system's processes since the session began."""
 
     messages: int
     bytes: int
@@ -36,6 +51,17 @@ class Traffic(Record):
     """Exchanges (with components) whose bytes could not be counted."""
     bugs: tuple[str, ...] = ()
     """What nodes raised that was not a Failure."""
+    complaints: tuple[str, ...] = ()
+    """What was dropped because it did not fit: one-way messages, and junk on sockets."""
+
+
+def describe_bug(where: str, error: BaseException) -> str:
+    """One line: the node, what it raised, and in which line."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    line = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})" if trace else ""
+    return f"{where}: {type(error).__name__}: {error}{line}"
 
 
 @dataclasses.dataclass

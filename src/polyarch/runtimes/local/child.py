@@ -21,9 +21,10 @@ from polyarch.core.node import Attachable, Node
 from polyarch.core.records import Record
 from polyarch.core.system import System
 from polyarch.core.tasks import Task
-from polyarch.runtimes.base import Given, Named
+from polyarch.runtimes.base import EXPERIMENTER, Given, Named
 from polyarch.runtimes.local.agent import Agent, Directory, Hub, Registration
-from polyarch.runtimes.local.process import LocalEnv, LocalProcess
+from polyarch.runtimes.local.env import LocalEnv
+from polyarch.runtimes.local.process import LocalProcess
 
 __all__ = ["ChildSpec", "NodeProcess", "main"]
 
@@ -40,6 +41,8 @@ class ChildSpec(Record):
     architecture: Named
     beside: list[Named]
     per_process: int
+    incarnation: int = 0
+    """How often it was restarted."""
     port: int = 0
     http_ports: dict[str, int] = {}
     path: list[str] = []
@@ -84,14 +87,19 @@ async def _run(spec: ChildSpec) -> None:
     system = System(per_process=spec.per_process)
     spec.architecture.make().build(system)
     process = NodeProcess(
-        spec.process, system, seed=spec.seed, epoch=spec.epoch, folder=Path(spec.folder)
+        spec.process,
+        system,
+        seed=spec.seed,
+        epoch=spec.epoch,
+        folder=Path(spec.folder),
+        incarnation=spec.incarnation,
     )
     for address, node in nodes_of(system, spec.process, [n.make() for n in spec.beside]):
         process.add(address, node)
     await process.listen(spec.port, spec.http_ports)
     agent = process.add(f"agent-{spec.process}", Agent(process=Given(process)))
-    process.places["hub"] = "session"
-    process.ports["session"] = spec.hub
+    process.places["hub"] = process.places[EXPERIMENTER] = EXPERIMENTER
+    process.ports[EXPERIMENTER] = spec.hub
     process.boot(process.resolve, agent.address)
 
     gone = asyncio.get_running_loop().create_future()

@@ -8,315 +8,57 @@ it has made ready inside the process runs then, and the frames that it has made 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from polyarch.core.errors import (
-    BadArguments,
-    Broken,
-    Failure,
-    Refused,
-    Timeout,
-    TooLarge,
-    UnknownMethod,
-    Unreachable,
-    failure_from_wire,
-)
-from polyarch.core.http import Http, Request, Response, failure_response
-from polyarch.core.messages import Method, Reference, schema_of
-from polyarch.core.node import Env, Node, bind
+from polyarch.core.errors import Broken, Failure, Timeout, TooLarge, Unreachable, failure_from_wire
+from polyarch.core.http import Http
+from polyarch.core.messages import Method
+from polyarch.core.node import Node, bind
 from polyarch.core.randomness import Random
-from polyarch.core.tasks import Ledger, Suspension, Task, Timer
-from polyarch.core.wire import ANSWER, FAILURE, HEADER, MAX_FRAME, ONEWAY, REQUEST, encode
-from polyarch.runtimes.base import Rule
-from polyarch.runtimes.local.disk import LocalDisk
-from polyarch.runtimes.local.http_client import HttpPool
-from polyarch.runtimes.local.http_headers import encode_headers
-from polyarch.runtimes.local.http_server import HttpServer, Respond
+from polyarch.core.tasks import Task
+from polyarch.core.wire import ANSWER, BASE, FAILURE, HEADER, MAX_FRAME, ONEWAY, REQUEST, UNSENDABLE, encode
+from polyarch.runtimes.base import EXPERIMENTER, Rule, describe_bug
+from polyarch.runtimes.local.env import LocalEnv
+from polyarch.runtimes.local.http_links import HttpLinks, http_handler
+from polyarch.runtimes.local.http_server import HttpServer
 from polyarch.runtimes.local.timers import Timers
 from polyarch.runtimes.local.transport import Connection, Link
 
-__all__ = ["LocalEnv", "LocalProcess"]
+__all__ = ["LocalProcess"]
+
+T = TypeVar("T")
 
 _WHEEL_BITS = 26  # deadlines of calls are kept in slots of 67 ms
-_ACCOUNT = "polyarch-account"
-_COST = "polyarch-cost"
+_MOST = 1000  # bugs and complaints that are kept
 
+# Below the range from which Linux takes the ports of outgoing connections (32768 on): there, another
+# connection could take the port of a process that is down, and one that tries again and again to reach it
+# would one day connect to itself.  Components take theirs above these.
+_PORTS = range(12_000, 20_000)
 
-class LocalEnv(Env):
-    """The one incarnation of a node that this process runs."""
-
-    __slots__ = ("_disk", "_random", "address", "current", "declared", "inbox", "methods", "node", "process", "up")
-
-    def __init__(self, process: LocalProcess, address: str, declared: Node) -> None:
-        self.process = process
-        self.address = address
-        self.declared = declared
-        self.methods = schema_of(type(declared)).methods
-        self.up = False
-        self.current: Any = None
-        self.inbox: list[Callable[[], None]] | None = []
-        """Messages that came before ``start`` had returned."""
-        self.node: Any = None
-        self._random: Random | None = None
-        self._disk: LocalDisk | None = None
-
-    @property
-    def random(self) -> Random:
-        if self._random is None:
-            self._random = self.process.random.fork(self.address)
-        return self._random
-
-    @property
-    def folder(self) -> Path:
-        """Where this node may keep files; gone when the run has ended."""
-        folder = self.process.folder / "nodes" / self.address
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    @property
-    def disk(self) -> LocalDisk:
-        if self._disk is None:
-            self._disk = LocalDisk(self, self.folder / "disk.journal")
-        return self._disk
-
-    def now(self) -> float:
-        return self.process.now()
-
-    def traffic(self, messages: int, size: int | None) -> None:
-        """What a component's client has exchanged with its server for this node; ``size`` None: it
-        could not be measured."""
-        process = self.process
-        process.messages += messages
-        process.by_method["component"] = process.by_method.get("component", 0) + messages
-        process.bytes += size or 0
-        process.unmeasured += size is None
-        current = self.current
-        if current is not None and current.ledger is not None:
-            current.ledger.messages += messages
-            current.ledger.bytes += size or 0
-            current.depth += messages
-
-    # -- time -----------------------------------------------------------------------------------------
-
-    def after(self, seconds: float, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Timer:
-        timer = Timer(function, arguments)
-        self.process.later(seconds, self._fire, timer)
-        return timer
-
-    def every(
-        self, seconds: float, function: Callable[..., Any], arguments: tuple[Any, ...], jitter: float
-    ) -> Timer:
-        if seconds <= 0:
-            raise ValueError(f"every({seconds}): the period must be positive")
-        timer = Timer(function, arguments)
-        timer.interval = seconds
-        timer.jitter = jitter
-        self.process.later(seconds * self.random.random(), self._fire, timer)
-        return timer
-
-    def _fire(self, timer: Timer) -> None:
-        if timer.cancelled or not self.up:
-            return
-        if timer.interval:
-            period = timer.interval
-            if timer.jitter:
-                period *= 1.0 + timer.jitter * (2.0 * self.random.random() - 1.0)
-            self.process.later(period, self._fire, timer)
-        self.run_callback(timer.function, timer.arguments)
-
-    def sleep(self, seconds: float) -> Suspension:
-        return _Sleep(seconds)
-
-    def work(self, seconds: float) -> Suspension:
-        return _Work(seconds)
-
-    def soon(self, function: Callable[[], None]) -> None:
-        self.process.ready.append((function, ()))
-
-    def bug(self, error: BaseException) -> None:
-        self.process.bug(self.address, error)
-
-    def wait_foreign(self, task: Task, waiting: Any) -> None:
-        """A component's client awaits a future of the event loop."""
-        if not getattr(waiting, "_asyncio_future_blocking", False):
-            if waiting is None:  # asyncio.sleep(0)
-                self.process.ready.append((task.resume, ()))
-            else:
-                task.throw(TypeError(f"a node awaited a {type(waiting).__name__}, which nothing here can resume"))
-            return
-        waiting._asyncio_future_blocking = False
-        waiting.add_done_callback(lambda _: self.process.event(task.resume))
-
-    # -- messages ---------------------------------------------------------------------------------------
-
-    def call(self, task: Task, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None:
-        process = self.process
-        task.token = token = task.token + 1
-        to = reference._to
-        timeout = reference._timeout
-        timeout_ns = method.timeout_ns if timeout is None else round(timeout * 1e9)
-        target = process.envs.get(to)
-        if target is not None:
-            process.calls += 1
-            process.expect(process.calls, task, token, method, timeout_ns)
-            process.ready.append((target.request, (None, process.calls, method.name, arguments, task)))
-            return
-        if method.name == "http":
-            process.call_http(self, task, token, to, arguments[0], timeout_ns)
-            return
-        process.calls = call = process.calls + 1
-        ledger = task.ledger
-        depth = 0 if ledger is None else task.depth + 1
-        try:
-            data = encode((REQUEST, call, to, self.address, method.name, arguments, depth))
-        except TypeError as error:
-            self.bug(error)
-            process.ready.append((task.throw, (Refused(f"{method.name}: {error}"),)))
-            return
-        if len(data) > MAX_FRAME:
-            text = f"{method.name}: a message of {len(data)} bytes; the most is {MAX_FRAME}"
-            process.ready.append((task.throw, (TooLarge(text),)))
-            return
-        if ledger is not None:
-            ledger.messages += 1
-            ledger.bytes += len(data) + HEADER
-        process.expect(call, task, token, method, timeout_ns)
-        process.transmit(to, data, call, method.name)
-
-    def send(self, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None:
-        if not self.up:
-            return
-        process = self.process
-        target = process.envs.get(reference._to)
-        if target is not None:
-            process.ready.append((target.oneway, (method.name, arguments)))
-            return
-        data = encode((ONEWAY, reference._to, self.address, method.name, arguments))
-        current = self.current
-        if current is not None and current.ledger is not None:
-            current.ledger.messages += 1
-            current.ledger.bytes += len(data) + HEADER
-        process.transmit(reference._to, data, 0, method.name)
-
-    def request(self, back: Connection | None, call: int, name: str, arguments: Any, origin: Any) -> None:
-        """Handle a request.  ``origin``: the calling task (in this process), or the depth at which an
-        accounted request came (0: nobody counts)."""
-        if self.inbox is not None:
-            self.inbox.append(lambda: self.request(back, call, name, arguments, origin))
-            return
-        method = self.methods.get(name)
-        if back is None:
-            task = Task(self, None, origin.ledger, origin.depth)
-        else:
-            task = Task(self, None, Ledger() if origin else None, origin)
-        self.current = task
-        try:
-            if method is None or method.is_oneway:
-                kind = type(self.declared).__name__
-                known = ", ".join(self.methods) or "none"
-                raise UnknownMethod(f"{kind} at {self.address} has no message {name!r}; it has: {known}")
-            result = method.function(self.node, *method.check(arguments))
-            if method.is_async:
-                task.coroutine = result
-                waiting = result.send(None)
-                task.caller = back or origin
-                task.caller_token = call
-                task.guard = method
-                task.follow(waiting)
-                return
-        except StopIteration as stop:
-            result = stop.value
-        except Failure as failure:
-            self.process.give(back, call, task, False, failure)
-            return
-        except Exception as error:
-            self.bug(error)
-            self.process.give(back, call, task, False, Broken(f"{type(error).__name__}: {error}"))
-            return
-        assert method is not None
-        self._give_checked(back, call, task, method, result)
-
-    def _give_checked(
-        self, back: Connection | None, call: int, task: Task, method: Method, result: Any
-    ) -> None:
-        try:
-            result = method.check_result(result)
-        except Failure as failure:
-            self.process.give(back, call, task, False, failure)
-        else:
-            self.process.give(back, call, task, True, result)
-
-    def answer(self, task: Task, value: Any) -> None:
-        """A handler that had suspended has returned."""
-        if isinstance(task.caller, _HttpCaller):
-            task.caller.answer(task, value)
-        else:
-            back = task.caller if isinstance(task.caller, Connection) else None
-            self._give_checked(back, task.caller_token, task, task.guard, value)
-
-    def answer_failure(self, task: Task, error: Failure) -> None:
-        """A handler that had suspended has failed."""
-        if isinstance(task.caller, _HttpCaller):
-            task.caller.fail(error)
-        else:
-            back = task.caller if isinstance(task.caller, Connection) else None
-            self.process.give(back, task.caller_token, task, False, error)
-
-    def oneway(self, name: str, arguments: Any) -> None:
-        """Handle a one-way message."""
-        if self.inbox is not None:
-            self.inbox.append(lambda: self.oneway(name, arguments))
-            return
-        method = self.methods.get(name)
-        if method is None or not method.is_oneway:
-            self.process.complaints.append(f"{self.address}: no one-way message {name!r}")
-            return
-        try:
-            arguments = method.check(arguments)
-        except Refused as refused:
-            self.process.complaints.append(f"{self.address}: {refused}")
-            return
-        self.run_callback(method.function, (self.node, *arguments))
-
-
-class _Sleep(Suspension):
-    __slots__ = ("seconds",)
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def suspend(self, task: Task) -> None:
-        task.env.process.later(self.seconds, task.resume)
-
-
-class _Work(Suspension):
-    """Really compute: the process is busy for so long, and everybody in it waits."""
-
-    __slots__ = ("seconds",)
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def suspend(self, task: Task) -> None:
-        end = time.perf_counter() + self.seconds
-        while time.perf_counter() < end:
-            pass
-        task.env.soon(task.resume)
+_REQUEST = [int, int, str, str, str, list, int]
+_ONEWAY = [int, str, str, str, list]
+"""What the parts of frames that anybody can send are."""
 
 
 class LocalProcess:
     """Nodes in this operating-system process, and everything that connects them to others."""
 
-    def __init__(self, name: str, *, seed: int, epoch: int, folder: Path) -> None:
+    def __init__(self, name: str, *, seed: int, epoch: int, folder: Path, incarnation: int = 0) -> None:
         """``epoch``: the session's beginning, in ns of the machine's monotonic clock, which all its
-        processes share."""
+        processes share.  ``incarnation``: how often it was restarted."""
         self.name = name
         self.loop = asyncio.get_running_loop()
-        self.random = Random(seed).fork(name)
+        whole = Random(seed).fork(f"incarnation {incarnation}") if incarnation else Random(seed)
+        self.nodes_random = whole
+        """Every node's stream is a fork of it, as in a simulation; a restarted node draws anew."""
+        self.random = whole.fork(f"network of {name}")
         self.epoch = epoch
         self.folder = folder
         self.offset = 0.0
@@ -329,7 +71,7 @@ class LocalProcess:
         self.http_ports: dict[str, int] = {}
         """Where each node that speaks HTTP listens."""
         self.rules: list[Rule] = []
-        self.calls = 0
+        self.calls = BASE
         self.messages = 0
         self.bytes = 0
         self.by_method: dict[str, int] = {}
@@ -342,10 +84,10 @@ class LocalProcess:
         self.ready: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._inside = 0
         self._links: dict[str, Link] = {}
-        self._pools: dict[str, HttpPool] = {}
         self._expected: dict[int, tuple[Task, int, Method, dict[int, int]]] = {}
         self._wheel: dict[int, dict[int, int]] = {}
-        self._timers = Timers(self.event)
+        self.timers = Timers(self.event)
+        self.http = HttpLinks(self)
         self._kept: set[asyncio.Task[Any]] = set()
         self._servers: list[HttpServer] = []
         self._listener: asyncio.Server | None = None
@@ -371,17 +113,19 @@ class LocalProcess:
         self._inside -= 1
 
     def event(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Run a function as an event of its own."""
+        """Run a function as an event of its own.  What it raises is a bug, and ends nothing else."""
         self.enter()
         try:
             function(*arguments)
+        except Exception as error:
+            self.bug(self.name, error)
         finally:
             self.leave()
 
     def later(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> None:
         """Call after some seconds of this process's clock."""
         delay = round(max(0.0, seconds) * 1e9 / self.drift)
-        self._timers.at(time.monotonic_ns() + delay, function, *arguments)
+        self.timers.at(time.monotonic_ns() + delay, function, *arguments)
 
     def now(self) -> float:
         """Seconds since the session began, by this process's clock."""
@@ -395,12 +139,13 @@ class LocalProcess:
 
     def bug(self, where: str, error: BaseException) -> None:
         """A node raised what is not a Failure."""
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        line = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})" if trace else ""
-        if len(self.bugs) < 1000:
-            self.bugs.append(f"{where}: {type(error).__name__}: {error}{line}")
+        if len(self.bugs) < _MOST:
+            self.bugs.append(describe_bug(where, error))
+
+    def complain(self, text: str) -> None:
+        """Somebody sent what does not fit, and it was dropped."""
+        if len(self.complaints) < _MOST:
+            self.complaints.append(text)
 
     # -- nodes --------------------------------------------------------------------------------------------
 
@@ -412,28 +157,36 @@ class LocalProcess:
 
     async def listen(self, port: int = 0, http_ports: dict[str, int] | None = None) -> None:
         """Open this process's sockets; OSError if a port is in use."""
-        self._listener = await self.loop.create_server(
-            lambda: Connection(self), "127.0.0.1", port, backlog=1024
-        )
+        def serve(port: int) -> Awaitable[asyncio.Server]:
+            return self.loop.create_server(lambda: Connection(self), "127.0.0.1", port, backlog=1024)
+
+        async def serve_http(env: LocalEnv, port: int) -> HttpServer:
+            server = HttpServer(http_handler(env), port=port)
+            await server.start()
+            return server
+
+        self._listener = await _at_a_port(serve, port)
         self.ports[self.name] = self._listener.sockets[0].getsockname()[1]
         for address, env in self.envs.items():
             if isinstance(env.declared, Http):
-                server = HttpServer(_http_handler(env), port=(http_ports or {}).get(address, 0))
-                await server.start()
+                given = (http_ports or {}).get(address, 0)
+                server = await _at_a_port(lambda port, env=env: serve_http(env, port), given)  # type: ignore[misc]
                 self._servers.append(server)
                 self.http_ports[address] = server.port
 
     def boot(self, resolve: Callable[[LocalEnv, Any], Any], *addresses: str) -> None:
         """Build nodes (all that do not run, if none is named) and run their ``start``."""
         self.enter()
-        for env in self.envs.values():
-            if not env.up and (not addresses or env.address in addresses):
-                env.up = True
-                env.node = bind(env.declared, env, lambda wire, env=env: resolve(env, wire))
-                task = Task(env, env.node.start())
-                task.watch(self._started)
-                self.ready.append((task.resume, ()))
-        self.leave()
+        try:
+            for env in self.envs.values():
+                if not env.up and (not addresses or env.address in addresses):
+                    env.node = bind(env.declared, env, lambda wire, env=env: resolve(env, wire))
+                    env.up = True
+                    task = Task(env, env.node.start())
+                    task.watch(self._started)
+                    self.ready.append((task.resume, ()))
+        finally:
+            self.leave()
 
     def _started(self, task: Task) -> None:
         if isinstance(task.error, Failure):
@@ -454,27 +207,29 @@ class LocalProcess:
             if call:
                 self.ready.append((self.unreachable, (call, f"no node has the address {to!r}")))
             return
-        self._count(len(data) + HEADER, method)
+        self.count(len(data) + HEADER, method, place)
         link = self._links.get(place)
         if link is None:
             link = self._links[place] = Link(self, place)
         if self.rules:
-            self._disturb(place, link.send, data, call)
+            self.carry(self.name, place, link.send, data, call)
         else:
             link.send(data, call)
 
-    def _count(self, size: int, method: str) -> None:
-        self.messages += 1
-        self.bytes += size
-        self.by_method[method] = self.by_method.get(method, 0) + 1
+    def count(self, size: int, method: str, peer: str) -> None:
+        """One message has crossed; the experimenter's are not the system's."""
+        if peer != EXPERIMENTER:
+            self.messages += 1
+            self.bytes += size
+            self.by_method[method] = self.by_method.get(method, 0) + 1
 
-    def _disturb(self, place: str, send: Callable[..., None], *what: Any) -> None:
-        """Send through the rules in force: lost, late, twice."""
+    def carry(self, source: str, target: str, send: Callable[..., None], *what: Any) -> bool:
+        """Send through the rules in force: lost (False), late, twice."""
         delay, copies = 0.0, 1
         for rule in self.rules:
-            if rule.applies(self.name, place):
+            if EXPERIMENTER not in (source, target) and rule.applies(source, target):
                 if rule.loss and self.random.chance(rule.loss):
-                    return
+                    return False
                 delay += rule.delay
                 if rule.duplicate and self.random.chance(rule.duplicate):
                     copies = 2
@@ -485,6 +240,7 @@ class LocalProcess:
                 self.later(delay, send, *what)
             else:
                 send(*what)
+        return True
 
     def handle(self, connection: Connection, frame: Any, size: int) -> None:
         """A frame has arrived."""
@@ -492,13 +248,15 @@ class LocalProcess:
             kind = frame[0]
             if kind == REQUEST:
                 _, call, to, sender, name, arguments, depth = frame
+                if list(map(type, frame)) != _REQUEST:
+                    raise TypeError("a request's parts are of other types")
                 connection.peer = self.places.get(sender, connection.peer)
                 env = self.envs.get(to)
                 if env is not None:
                     env.request(connection, call, name, arguments, depth)
                 else:
                     nobody = Unreachable(f"no node has the address {to!r}")
-                    self.give(connection, call, None, False, nobody)
+                    self.give(connection, call, name, None, False, nobody)
             elif kind == ANSWER:
                 _, call, value, messages, size_, depth = frame
                 self._settled(connection, call, size, messages, size_, depth, value, None)
@@ -508,6 +266,8 @@ class LocalProcess:
                 self._settled(connection, call, size, messages, size_, depth, None, failure)
             elif kind == ONEWAY:
                 _, to, sender, name, arguments = frame
+                if list(map(type, frame)) != _ONEWAY:
+                    raise TypeError("a one-way message's parts are of other types")
                 connection.peer = self.places.get(sender, connection.peer)
                 env = self.envs.get(to)
                 if env is not None:
@@ -518,29 +278,30 @@ class LocalProcess:
             connection.close(f"a malformed frame ({error})")
 
     def give(
-        self, back: Connection | None, call: int, task: Task | None, ok: bool, value: Any
+        self, back: Connection | None, call: int, method: str, task: Task | None, ok: bool, value: Any
     ) -> None:
         """Answer a request that came on a connection, or from this very process (None)."""
         if back is None:
             depth = task.depth if task is not None else 0
             self.ready.append((self._settle_here, (call, depth, ok, value)))
             return
-        ledger = task.ledger if task is not None else None
-        costs = (0, 0, 0) if ledger is None else (ledger.messages, ledger.bytes, task.depth + 1)  # type: ignore[union-attr]
+        costs = (0, 0, 0)
+        if task is not None and task.ledger is not None:
+            costs = (BASE + task.ledger.messages, BASE + task.ledger.bytes, task.depth + 1)
         try:
             if ok:
                 data = encode((ANSWER, call, value, *costs))
-                if len(data) > MAX_FRAME:
-                    raise TooLarge(f"an answer of {len(data)} bytes; the most is {MAX_FRAME}")
             else:
                 data = encode((FAILURE, call, value.code, value.detail, value.definite, *costs))
-        except (TypeError, TooLarge) as error:
+            if len(data) > MAX_FRAME:
+                raise TooLarge(f"{method}: an answer of {len(data)} bytes; the most is {MAX_FRAME}")
+        except (*UNSENDABLE, TooLarge) as error:
             # The work was done; only the answer cannot be given.
             broken = Broken(str(error))
             data = encode((FAILURE, call, broken.code, broken.detail, broken.definite, *costs))
-        self._count(len(data) + HEADER, "answer")
+        self.count(len(data) + HEADER, method, back.peer)
         if self.rules and back.peer:
-            self._disturb(back.peer, back.send, data)
+            self.carry(self.name, back.peer, back.send, data)
         else:
             back.send(data)
 
@@ -554,13 +315,13 @@ class LocalProcess:
         if bucket is None:
             bucket = self._wheel[slot] = {}
             if timeout_ns < 1 << 60:
-                self._timers.at(slot << _WHEEL_BITS, self._open_slot, slot)
+                self.timers.at(slot << _WHEEL_BITS, self._open_slot, slot)
         bucket[call] = deadline
         self._expected[call] = (task, token, method, bucket)
 
     def _open_slot(self, slot: int) -> None:
         for call, deadline in self._wheel.pop(slot).items():
-            self._timers.at(deadline, self._expire, call)
+            self.timers.at(deadline, self._expire, call)
 
     def _expire(self, call: int) -> None:
         waiting = self._expected.get(call)
@@ -581,9 +342,10 @@ class LocalProcess:
         if waiting is not None:
             task, token, _, bucket = waiting
             bucket.pop(call, None)
-            self._resume(task, token, False, failure)
+            self.resume(task, token, False, failure)
 
-    def _resume(self, task: Task, token: int, ok: bool, value: Any) -> None:
+    def resume(self, task: Task, token: int, ok: bool, value: Any) -> None:
+        """The outcome of a task's call, unless it has had one."""
         if task.token == token and not task.done:
             task.token = token + 1
             if ok:
@@ -599,8 +361,8 @@ class LocalProcess:
             if task.ledger is not None:
                 task.depth = max(task.depth, depth)
             if not ok:
-                value = type(value)(value.detail)  # a fresh one: nodes share nothing
-            self._resume(task, token, ok, value)
+                value = failure_from_wire(value.code, value.detail, value.definite)  # nodes share nothing
+            self.resume(task, token, ok, value)
 
     def _settled(
         self,
@@ -623,83 +385,29 @@ class LocalProcess:
         bucket.pop(call, None)
         ledger = task.ledger
         if ledger is not None:
-            ledger.messages += messages + 1
-            ledger.bytes += bytes_ + size
+            ledger.messages += 1
+            ledger.bytes += size
+            if messages:  # else whoever answered has counted nothing
+                ledger.messages += messages - BASE
+                ledger.bytes += bytes_ - BASE
             task.depth = max(task.depth, depth)
         if failure is None:
             try:
                 value = method.check_result(value)
-            except BadArguments as error:
-                failure = Broken(f"{connection.peer} answered what does not fit: {error.detail}")
-        self._resume(task, token, failure is None, value if failure is None else failure)
-
-    # -- HTTP -----------------------------------------------------------------------------------------------
-
-    def call_http(
-        self, env: LocalEnv, task: Task, token: int, to: str, request: Request, timeout_ns: int
-    ) -> None:
-        """Send a request as HTTP/1.1 to a node, or to a component, that speaks it."""
-        place = self.places.get(to, to)
-        pool = self._pools.get(to)
-        if pool is None:
-            port = self.http_ports.get(to)
-            if port is None:
-                self.ready.append((task.throw, (Unreachable(f"{to} speaks no HTTP"),)))
-                return
-            pool = self._pools[to] = HttpPool("127.0.0.1", port, limit=256, reads_headers=True)
-        ledger = task.ledger
-        headers = dict(request.headers)
-        if ledger is not None:
-            headers[_ACCOUNT] = str(task.depth + 1)
-        head = encode_headers(headers) if headers else b""
-
-        def done(status: int, body: bytes, failure: Failure | None) -> None:
-            if exchange.received:
-                self._count(exchange.received, "http")
-            if ledger is not None:
-                ledger.messages += 1 if failure else 2
-                ledger.bytes += exchange.sent + exchange.received
-                if exchange.cost:
-                    messages, size, depth = map(int, exchange.cost.split(b","))
-                    ledger.messages += messages
-                    ledger.bytes += size
-                    task.depth = max(task.depth, depth)
-            if failure is None:
-                self.event(self._resume, task, token, True, Response(status, body, exchange.content_type))
-            else:
-                self.event(self._resume, task, token, False, failure)
-
-        def send() -> None:
-            nonlocal exchange
-            # One request and no more: the pool's own timeout is the call's.
-            exchange = pool.request(
-                request.method, request.target, request.body, head, done, min(timeout_ns * 1e-9, 3600.0)
-            )
-            self._count(len(request.body) + len(request.target) + 80, "http")
-
-        exchange: Any = None
-        if self.rules:
-            self.expect_http(task, token, timeout_ns)
-            self._disturb(place, send)
-        else:
-            send()
-
-    def expect_http(self, task: Task, token: int, timeout_ns: int) -> None:
-        """A request that a rule may drop needs a timeout of its own."""
-        timeout = Timeout("http was not answered in time")
-        self._timers.at(time.monotonic_ns() + timeout_ns, self._resume, task, token, False, timeout)
+            except Broken as broken:
+                failure = broken
+        self.resume(task, token, failure is None, value if failure is None else failure)
 
     # -- the end --------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """Close sockets and timers."""
-        self._timers.close()
+        self.timers.close()
         for env in self.envs.values():
             env.up = False
         for link in self._links.values():
             link.close()
-        for pool in self._pools.values():
-            await pool.close()
+        await self.http.close()
         for server in self._servers:
             await server.close(0.2)
         if self._listener is not None:
@@ -710,53 +418,11 @@ class LocalProcess:
             task.cancel()
 
 
-class _HttpCaller:
-    """Whoever asked over HTTP."""
-
-    __slots__ = ("accounted", "respond")
-
-    def __init__(self, respond: Respond, accounted: bool) -> None:
-        self.respond = respond
-        self.accounted = accounted
-
-    def answer(self, task: Task, response: Any) -> None:
-        if not isinstance(response, Response):
-            task.env.bug(TypeError(f"http answered a {type(response).__name__}, not a Response"))
-            response = Response(500)
-        headers: dict[str, str] = {}
-        if self.accounted and task.ledger is not None:
-            headers[_COST] = f"{task.ledger.messages},{task.ledger.bytes},{task.depth + 1}"
-        self.respond(response.status, response.body, response.content_type, encode_headers(headers))
-
-    def fail(self, error: Failure) -> None:
-        response = failure_response(error)
-        self.respond(response.status, response.body, response.content_type)
-
-
-def _http_handler(env: LocalEnv) -> Callable[..., None]:
-    """What the HTTP server calls for each request to this node."""
-
-    def handler(method: str, target: str, headers: Any, body: bytes, respond: Respond) -> None:
-        process = env.process
-        process.enter()
-        try:
-            account = headers.get(_ACCOUNT)
-            depth = int(account) if account and account.isdigit() else 0
-            ledger = Ledger() if account else None
-            kept = {n: v for n, v in headers.items() if n not in _HOP_BY_HOP}
-            coroutine = env.node.http(Request(method, target, body, kept))
-            task = Task(env, coroutine, ledger, depth)
-            task.caller = _HttpCaller(respond, bool(account))
-            if env.inbox is not None:
-                env.inbox.append(task.resume)
-            else:
-                task.resume()
-        finally:
-            process.leave()
-
-    return handler
-
-
-_HOP_BY_HOP = frozenset(
-    (_ACCOUNT, "host", "connection", "content-length", "keep-alive", "transfer-encoding", "accept-encoding")
-)
+async def _at_a_port(serve: Callable[[int], Awaitable[T]], port: int) -> T:
+    """What ``serve(port)`` gives; at a free port if 0 is asked for."""
+    if port:
+        return await serve(port)
+    for candidate in random.SystemRandom().sample(_PORTS, 200):
+        with contextlib.suppress(OSError):
+            return await serve(candidate)
+    raise OSError(f"no free port between {_PORTS.start} and {_PORTS.stop}")

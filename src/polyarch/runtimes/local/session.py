@@ -24,11 +24,21 @@ from polyarch.core.messages import Schema, schema_of
 from polyarch.core.node import Node, config_of
 from polyarch.core.system import Architecture, System
 from polyarch.core.tasks import Task, gather
-from polyarch.runtimes.base import Control, Experimenter, Given, Named, Session, SessionError, Traffic
+from polyarch.runtimes.base import (
+    EXPERIMENTER,
+    Control,
+    Experimenter,
+    Given,
+    Named,
+    Session,
+    SessionError,
+    Traffic,
+)
 from polyarch.runtimes.local.agent import Agent, Directory, Hub, Registration, RuleRecord
 from polyarch.runtimes.local.child import ChildSpec
+from polyarch.runtimes.local.env import LocalEnv
 from polyarch.runtimes.local.guardian import Janitor, Process
-from polyarch.runtimes.local.process import LocalEnv, LocalProcess
+from polyarch.runtimes.local.process import LocalProcess
 
 __all__ = ["LocalControl", "LocalSession"]
 
@@ -88,10 +98,11 @@ class LocalSession(Session):
         self._janitor = await Janitor.start()
         folder = self._janitor.folder
         epoch = time.monotonic_ns()
-        self.process = LocalProcess("session", seed=self.seed, epoch=epoch, folder=folder)
+        self.process = LocalProcess(EXPERIMENTER, seed=self.seed, epoch=epoch, folder=folder)
         self.process.add("hub", Hub(session=Given(self)))
-        experimenter = Experimenter(control=Given(self.control), client=Given(schema_of(type(self.system.client))))
-        self.process.add("experimenter", experimenter)
+        port = schema_of(type(self.system.client))
+        experimenter = Experimenter(control=Given(self.control), client=Given(port))
+        self.process.add(EXPERIMENTER, experimenter)
         await self.process.listen()
         self.process.boot(self._resolve)
         declared = self.system.processes()
@@ -99,8 +110,8 @@ class LocalSession(Session):
         names = [p.name for p in declared if p.role.component is None] + ["client"]
         places = {a: p.name for p in declared for a, _ in p.nodes} | {
             "client-0": "client",
-            "hub": "session",
-            "experimenter": "session",
+            "hub": EXPERIMENTER,
+            EXPERIMENTER: EXPERIMENTER,
         }
         places |= {f"agent-{name}": name for name in names}
         places |= {type(node).__name__.lower(): "client" for node in self._beside}
@@ -114,13 +125,12 @@ class LocalSession(Session):
                 self.seed,
                 epoch,
                 str(folder),
-                self.process.ports["session"],
+                self.process.ports[EXPERIMENTER],
                 Named.of(self.architecture, self.architecture.values),
                 [Named.of(n, config_of(n)[0]) for n in self._beside],
                 self._per_process,
-                0,
-                self._http_ports,
-                path,
+                http_ports=self._http_ports,
+                path=path,
             )
         try:
             await asyncio.gather(
@@ -129,9 +139,11 @@ class LocalSession(Session):
             )
             for p in late:
                 await self._start_component(p.name, p.role.component, dict(self.process.http_ports))
+            await self._perform(lambda x: self._to_all(x, names, lambda agent: agent.boot(self._directory())))
         except ComponentError as error:
             raise SessionError(str(error)) from None
-        await self._perform(lambda x: self._to_all(x, names, lambda agent: agent.boot(self._directory())))
+        except Failure as error:
+            raise SessionError(f"the nodes did not start: {error.detail}") from None
 
     async def _spawn(self, name: str) -> None:
         """Start a node process, and wait until it listens."""
@@ -164,7 +176,9 @@ class LocalSession(Session):
         self.process.http_ports.update(registration.http_ports)
         # A restart listens where it did before: nobody has to be told.
         ports = {**self._http_ports, **registration.http_ports}
-        self._specs[name] = msgspec.structs.replace(spec, port=registration.port, http_ports=ports)
+        self._specs[name] = msgspec.structs.replace(
+            spec, port=registration.port, http_ports=ports, incarnation=spec.incarnation + 1
+        )
 
     async def _start_component(self, name: str, declared: Any, http_ports: dict[str, int]) -> None:
         server = declared.server(http_ports)
@@ -197,7 +211,7 @@ class LocalSession(Session):
         return self._runner.run(self._perform(experiment))
 
     async def _perform(self, experiment: Callable[[Experimenter], Coroutine[Any, Any, T]]) -> T:
-        env = self.process.envs["experimenter"]
+        env = self.process.envs[EXPERIMENTER]
         task = Task(env, experiment(env.node))
         done = asyncio.get_running_loop().create_future()
         task.watch(lambda _: done.set_result(None))
@@ -255,6 +269,7 @@ class LocalControl(Control):
     def __init__(self, session: LocalSession) -> None:
         self._session = session
         self._rules: dict[int, RuleRecord] = {}
+        self._skews: dict[str, tuple[float, float]] = {}
         self._numbers = 0
 
     def _known(self, process: str) -> None:
@@ -287,10 +302,13 @@ class LocalControl(Control):
                 await _await(component.restart())
         elif session._children[process].exited:
             await _await(session._spawn(process))
-            x = session.process.envs["experimenter"].node
+            x = session.process.envs[EXPERIMENTER].node
+            agent = x.at(f"agent-{process}", Agent)
             if self._rules:
-                await x.at(f"agent-{process}", Agent).rules(list(self._rules.values()))
-            await x.at(f"agent-{process}", Agent).boot(session._directory())
+                await agent.rules(list(self._rules.values()))
+            if process in self._skews:
+                await agent.skew(*self._skews[process])
+            await agent.boot(session._directory())
 
     async def pause(self, process: str) -> None:
         await self._signal(process, signal.SIGSTOP)
@@ -326,20 +344,22 @@ class LocalControl(Control):
         await self._spread()
 
     async def _spread(self) -> None:
-        x = self._session.process.envs["experimenter"].node
+        x = self._session.process.envs[EXPERIMENTER].node
         rules = list(self._rules.values())
         await self._session._to_all(x, self._session.alive(), lambda agent: agent.rules(rules))
 
     async def skew(self, process: str, *, offset: float = 0.0, drift: float = 1.0) -> None:
         self._known(process)
-        x = self._session.process.envs["experimenter"].node
+        x = self._session.process.envs[EXPERIMENTER].node
+        self._skews[process] = offset, drift
         await x.at(f"agent-{process}", Agent).skew(offset, drift)
 
     async def traffic(self) -> Traffic:
-        x = self._session.process.envs["experimenter"].node
+        x = self._session.process.envs[EXPERIMENTER].node
         messages = size = unmeasured = 0
         by_method: dict[str, int] = {}
         bugs: list[str] = []
+        complaints: list[str] = []
         for name in self._session.alive():
             try:
                 s = await x.at(f"agent-{name}", Agent, timeout=2.0).statistics()
@@ -349,9 +369,10 @@ class LocalControl(Control):
             size += s.bytes
             unmeasured += s.unmeasured
             bugs += s.bugs
+            complaints += s.complaints
             for method, count in s.by_method.items():
                 by_method[method] = by_method.get(method, 0) + count
-        return Traffic(messages, size, by_method, unmeasured, tuple(bugs))
+        return Traffic(messages, size, by_method, unmeasured, tuple(bugs), tuple(complaints))
 
     async def resources(self) -> dict[str, dict[str, float]]:
         session = self._session

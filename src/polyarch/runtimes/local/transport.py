@@ -64,7 +64,7 @@ class Connection(asyncio.Protocol):
         handle = process.handle
         process.enter()
         try:
-            while size - at >= HEADER:
+            while self.open and size - at >= HEADER:
                 end = at + HEADER + int.from_bytes(data[at : at + HEADER], "big")
                 if end > size:
                     if end - at > MAX_FRAME + HEADER:
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
 
     def close(self, reason: str) -> None:
         """Drop the connection: its other end does not speak our language."""
-        self.process.complaints.append(f"{self.process.name}: closed a connection that sent {reason}")
+        self.process.complain(f"{self.process.name}: closed a connection that sent {reason}")
         self.open = False
         self._transport.abort()
 
@@ -130,7 +130,8 @@ class Link:
             host, port = process.endpoint(self.name)
             _, protocol = await process.loop.create_connection(lambda: Connection(process, self), host, port)
         except (OSError, LookupError) as error:
-            refused = f"{self.name} is down" if isinstance(error, OSError) else f"nothing is called {self.name}"
+            known = isinstance(error, OSError)
+            refused = f"{self.name} is down" if known else f"nothing is called {self.name}"
         self._opening = False
         waiting, self._waiting = self._waiting, []
         process.enter()

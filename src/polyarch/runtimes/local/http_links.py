@@ -1,0 +1,146 @@
+"""HTTP as a message on a live process: calls that leave as HTTP/1.1, and requests that come so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from polyarch.core.errors import BadArguments, Failure, Timeout, Unreachable
+from polyarch.core.http import Request, Response, failure_response
+from polyarch.core.tasks import Ledger, Task
+from polyarch.runtimes.local.http_client import HttpPool
+from polyarch.runtimes.local.http_headers import encode_headers
+from polyarch.runtimes.local.http_server import Respond
+
+if TYPE_CHECKING:
+    from polyarch.runtimes.local.env import LocalEnv
+    from polyarch.runtimes.local.process import LocalProcess
+
+__all__ = ["HttpCaller", "HttpLinks", "http_handler"]
+
+_ACCOUNT = "polyarch-account"
+"""Header of a request whose costs are counted: its depth."""
+_COST = "polyarch-cost"
+"""Header of its response: messages, bytes and depth of what it took."""
+_HOP_BY_HOP = frozenset(
+    (_ACCOUNT, "host", "connection", "content-length", "keep-alive", "transfer-encoding", "accept-encoding")
+)
+
+
+class HttpLinks:
+    """Calls from this process to whatever answers HTTP elsewhere: nodes and components."""
+
+    def __init__(self, process: LocalProcess) -> None:
+        self.process = process
+        self._pools: dict[str, HttpPool] = {}
+
+    def call(self, task: Task, token: int, to: str, request: Request, timeout_ns: int) -> None:
+        """Send a request to the node or component at an address, and resume the task with its response."""
+        process = self.process
+        pool = self._pools.get(to)
+        if pool is None:
+            port = process.http_ports.get(to)
+            if port is None:
+                process.ready.append((task.throw, (Unreachable(f"{to} speaks no HTTP"),)))
+                return
+            pool = self._pools[to] = HttpPool("127.0.0.1", port, limit=256, reads_headers=True)
+        place = process.places.get(to, to)
+        ledger = task.ledger
+        headers = dict(request.headers)
+        if ledger is not None:
+            headers[_ACCOUNT] = str(task.depth + 1)
+        deadline = time.monotonic_ns() + timeout_ns
+        exchange: Any = None
+
+        def lost() -> None:
+            timeout = Timeout("http was not answered in time")
+            process.timers.at(deadline, process.resume, task, token, False, timeout)
+
+        def done(status: int, body: bytes, failure: Failure | None) -> None:
+            if exchange.received:
+                process.count(exchange.received, "http", place)
+            if ledger is not None:
+                ledger.messages += 1 if failure else 2
+                ledger.bytes += exchange.sent + exchange.received
+                if exchange.cost:
+                    messages, size, depth = map(int, exchange.cost.split(b","))
+                    ledger.messages += messages
+                    ledger.bytes += size
+                    task.depth = max(task.depth, depth)
+            if failure is not None:
+                process.event(process.resume, task, token, False, failure)
+                return
+            response = Response(status, body, exchange.content_type)
+            # The server cannot know whose rules apply to what it answers: the link back is disturbed here.
+            arrive = process.event, process.resume, task, token, True, response
+            if not process.carry(place, process.name, *arrive):
+                lost()
+
+        def send() -> None:
+            nonlocal exchange
+            # One request and no more: the pool's own timeout is the call's.
+            exchange = pool.request(
+                request.method, request.target, request.body, head, done, min(timeout_ns * 1e-9, 3600.0)
+            )
+            process.count(len(request.body) + len(request.target) + 80, "http", place)
+
+        try:
+            head = encode_headers(headers) if headers else b""
+            if process.rules:
+                lost()  # at the latest
+            process.carry(process.name, place, send)
+        except ValueError as error:
+            process.ready.append((task.throw, (BadArguments(f"http: {error}"),)))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for pool in self._pools.values():
+            await pool.close()
+
+
+class HttpCaller:
+    """Whoever asked over HTTP."""
+
+    __slots__ = ("accounted", "respond")
+
+    def __init__(self, respond: Respond, accounted: bool) -> None:
+        self.respond = respond
+        self.accounted = accounted
+
+    def answer(self, task: Task, response: Any) -> None:
+        """Answer with the handler's response."""
+        if not isinstance(response, Response):
+            task.env.bug(TypeError(f"http answered a {type(response).__name__}, not a Response"))
+            response = Response(500)
+        headers: dict[str, str] = {}
+        if self.accounted and task.ledger is not None:
+            headers[_COST] = f"{task.ledger.messages},{task.ledger.bytes},{task.depth + 1}"
+        self.respond(response.status, response.body, response.content_type, encode_headers(headers))
+
+    def fail(self, error: Failure) -> None:
+        """Answer with the handler's failure."""
+        response = failure_response(error)
+        self.respond(response.status, response.body, response.content_type)
+
+
+def http_handler(env: LocalEnv) -> Callable[..., None]:
+    """What the HTTP server calls for each request to this node."""
+
+    def handler(method: str, target: str, headers: Any, body: bytes, respond: Respond) -> None:
+        account = headers.get(_ACCOUNT)
+        depth = int(account) if account and account.isdigit() else 0
+        kept = {n: v for n, v in headers.items() if n not in _HOP_BY_HOP}
+        request = Request(method, target, body, kept)
+
+        def handle() -> None:
+            task = Task(env, env.node.http(request), Ledger() if account else None, depth)
+            task.caller = HttpCaller(respond, bool(account))
+            task.resume()
+
+        if env.inbox is not None:
+            env.inbox.append(handle)  # until the node has started
+        else:
+            env.process.event(handle)
+
+    return handler
