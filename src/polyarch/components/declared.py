@@ -1,0 +1,161 @@
+"""Real parts as architectures declare them: what stands for each in a simulation, and what it is live.
+
+The live side is imported when it is needed: a simulation loads no database driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from polyarch.blocks.queue import Queue
+from polyarch.blocks.simulated_queue import Broker, SimQueue
+from polyarch.blocks.simulated_tables import Database, SimTables
+from polyarch.blocks.switch import Policy, Switch
+from polyarch.blocks.tables import Row, Tables
+from polyarch.core import Env, Http, Node
+from polyarch.core.messages import schema_of
+from polyarch.core.node import Attachable, bind
+from polyarch.core.system import Component
+
+__all__ = ["Caddy", "Nats", "PostgreSQL", "SQLite"]
+
+_shared: dict[tuple[Any, ...], Any] = {}
+"""Live ports of this process, by what they lead to: its nodes share one pool of connections."""
+
+
+class PostgreSQL(Component):
+    """A PostgreSQL server with these tables; nodes that are wired to it hold ``Tables``."""
+
+    def __init__(
+        self, tables: Iterable[type[Row]], *, pool_size: int = 8, time_limit: float = 2.0, fsync: bool = True
+    ) -> None:
+        """``pool_size``: connections of each process."""
+        self.tables = tuple(tables)
+        self.pool_size = pool_size
+        self.time_limit = time_limit
+        self.fsync = fsync
+
+    def simulated(self) -> Node:
+        return Database(time_limit=self.time_limit)
+
+    def attach(self, env: Env) -> Tables:
+        return SimTables(schema_of(Database).reference(env, self.address), env)
+
+    def attach_live(self, env: Env, address: str) -> Tables:
+        from polyarch.components.postgresql import PostgresTables
+
+        key = ("postgresql", address, self.tables)
+        if key not in _shared:
+            url = f"postgresql://polyarch@{address}/postgres"
+            _shared[key] = PostgresTables(
+                url, self.tables, pool_size=self.pool_size, time_limit=self.time_limit
+            )
+        return cast("Tables", _shared[key])
+
+    def server(self, http_ports: Mapping[str, int]) -> Any:
+        from polyarch.components.postgresql import PostgresServer
+
+        return PostgresServer(fsync=self.fsync)
+
+
+class SQLite(Attachable):
+    """An SQLite file for each process: embedded, so it has no role of its own and dies with its process."""
+
+    def __init__(
+        self,
+        tables: Iterable[type[Row]],
+        *,
+        synchronous: Literal["full", "normal"] = "full",
+        time_limit: float = 2.0,
+    ) -> None:
+        self.tables = tuple(tables)
+        self.synchronous = synchronous
+        self.time_limit = time_limit
+        self._databases: dict[Any, Database] = {}
+
+    def attach(self, env: Env) -> Tables:
+        # One database for each process, on the disk of the first of its nodes that asks: after a restart
+        # that is the same one.
+        process = cast("Any", env).process
+        database = self._databases.get(process)
+        if database is None or not database._env.up:
+            declared = Database(
+                statement_seconds=STATEMENT, row_seconds=ROW, time_limit=self.time_limit, one_writer=True
+            )
+            database = self._databases[process] = bind(declared, env, lambda wire: wire)
+            database.open()
+        return SimTables(database, env)
+
+    def attach_live(self, env: Env, address: str) -> Tables:
+        from polyarch.components.sqlite import SqliteTables
+
+        process = cast("Any", env).process
+        folder: Path = process.folder / "sqlite"
+        folder.mkdir(parents=True, exist_ok=True)
+        key = ("sqlite", folder / f"{process.name}.db", self.tables)
+        if key not in _shared:
+            _shared[key] = SqliteTables(
+                key[1], self.tables, synchronous=self.synchronous, time_limit=self.time_limit
+            )
+        return cast("Tables", _shared[key])
+
+
+STATEMENT = 15e-6
+"""Core seconds for a statement of SQLite in the process of its user."""
+ROW = 2e-6
+
+
+class Nats(Component):
+    """A NATS server with JetStream; nodes that are wired to it hold a ``Queue``."""
+
+    def __init__(self, *, ack_wait: float = 5.0) -> None:
+        self.ack_wait = ack_wait
+
+    def simulated(self) -> Node:
+        return Broker(ack_wait=self.ack_wait)
+
+    def attach(self, env: Env) -> Queue:
+        return SimQueue(schema_of(Broker).reference(env, self.address), env)
+
+    def attach_live(self, env: Env, address: str) -> Queue:
+        from polyarch.components.nats import NatsQueue
+
+        key = ("nats", address, self.ack_wait)
+        if key not in _shared:
+            _shared[key] = NatsQueue(f"nats://{address}", ack_wait=self.ack_wait)
+        return cast("Queue", _shared[key])
+
+    def server(self, http_ports: Mapping[str, int]) -> Any:
+        from polyarch.components.nats import NatsServer
+
+        return NatsServer()
+
+
+class Caddy(Component):
+    """Caddy before nodes that speak HTTP; nodes that are wired to it hold an ``Http``."""
+
+    after_nodes = True
+
+    def __init__(self, backends: tuple[str, ...], policy: Policy = "round_robin") -> None:
+        """``backends``: addresses of the nodes."""
+        self.backends = backends
+        self.policy = policy
+
+    def simulated(self) -> Node:
+        return Switch(backends=self.backends, policy=self.policy)
+
+    def attach(self, env: Env) -> Http:
+        return cast("Http", schema_of(Switch).reference(env, self.address))
+
+    def attach_live(self, env: Env, address: str) -> Http:
+        # The runtime knows that HTTP to this address goes to Caddy.
+        return self.attach(env)
+
+    def server(self, http_ports: Mapping[str, int]) -> Any:
+        from polyarch.components.caddy import CaddyServer
+
+        upstreams = [f"127.0.0.1:{http_ports[address]}" for address in self.backends]
+        policy = "least_conn" if self.policy == "least_connections" else self.policy
+        return CaddyServer(upstreams, policy=policy)
