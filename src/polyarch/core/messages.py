@@ -221,45 +221,60 @@ def _hints(function: Callable[..., Any], owner: type) -> dict[str, Any]:
 _ATOMS = (int, float, str, bytes, bool, type(None))
 
 
-def _immutable(t: Any) -> bool:
+def _immutable(t: Any, within: tuple[type, ...] = ()) -> bool:
     """Whether values of this type can be shared between nodes without a copy."""
-    if t in _ATOMS or t is None:
+    if t in _ATOMS or t is None or t in within:
         return True
     origin = typing.get_origin(t)
     if origin in (Union, types.UnionType):
-        return all(map(_immutable, typing.get_args(t)))
+        return all(_immutable(a, within) for a in typing.get_args(t))
     if origin is tuple:
-        return all(a is Ellipsis or _immutable(a) for a in typing.get_args(t))
+        return all(a is Ellipsis or _immutable(a, within) for a in typing.get_args(t))
     if origin is typing.Literal:
         return True
     if origin is typing.Annotated:
-        return _immutable(typing.get_args(t)[0])
+        return _immutable(typing.get_args(t)[0], within)
     if isinstance(t, type):
         if issubclass(t, enum.Enum):
             return True
         if issubclass(t, msgspec.Struct):
             return t.__struct_config__.frozen and all(
-                _immutable(f.type) for f in msgspec.structs.fields(t)
+                _immutable(f.type, (*within, t)) for f in msgspec.structs.fields(t)
             )
     return False
 
 
-def _exact_test(t: Any, value: str, names: dict[str, Any]) -> str | None:
+def _exact_test(t: Any, value: str, names: dict[str, Any], within: tuple[type, ...] = ()) -> str | None:
     """A Python expression that is true only if ``value`` has exactly type ``t``; None if there is no
     cheap one.  Nested values are tested too: what passes needs no conversion."""
     if t in (None, type(None)):
         return f"{value} is None"
-    if isinstance(t, type) and (t in _ATOMS or (issubclass(t, msgspec.Struct) and _immutable(t))):
-        label = f"T{len(names)}"
-        names[label] = t
-        return f"type({value}) is {label}"
-    origin = typing.get_origin(t)
+
+    def name(thing: Any) -> str:
+        names[label := f"T{len(names)}"] = thing
+        return label
+
+    def all_of(*parts: str | None) -> str | None:
+        return None if None in parts else "(" + " and ".join(typing.cast("tuple[str, ...]", parts)) + ")"
+
+    origin, arguments = typing.get_origin(t), typing.get_args(t)
     if origin in (Union, types.UnionType):
-        tests = [_exact_test(a, value, names) for a in typing.get_args(t)]
+        tests = [_exact_test(a, value, names, within) for a in arguments]
         return None if None in tests else "(" + " or ".join(typing.cast("list[str]", tests)) + ")"
-    if origin is tuple and typing.get_args(t)[1:] == (Ellipsis,):
-        inner = _exact_test(typing.get_args(t)[0], "x", names)
-        return inner and f"(type({value}) is tuple and all([{inner} for x in {value}]))"
+    if origin is tuple and arguments[1:] == (Ellipsis,):
+        inner = _exact_test(arguments[0], f"x{len(within)}", names, within)
+        return inner and f"(type({value}) is tuple and all([{inner} for x{len(within)} in {value}]))"
+    if origin is tuple:
+        items = [_exact_test(a, f"{value}[{i}]", names, within) for i, a in enumerate(arguments)]
+        return all_of(f"type({value}) is tuple", f"len({value}) == {len(arguments)}", *items)
+    if not isinstance(t, type) or t in within:
+        return None
+    if t in _ATOMS or issubclass(t, enum.Enum):
+        return f"type({value}) is {name(t)}"
+    if issubclass(t, msgspec.Struct) and _immutable(t):
+        fields = msgspec.structs.fields(t)
+        parts = [_exact_test(f.type, f"{value}.{f.name}", names, (*within, t)) for f in fields]
+        return all_of(f"type({value}) is {name(t)}", *parts)
     return None
 
 

@@ -22,7 +22,15 @@ from polyarch.core.randomness import Random
 from polyarch.core.tasks import Ledger, Task
 from polyarch.runtimes.base import Rule
 from polyarch.runtimes.sim.network import Network, ns
-from polyarch.runtimes.sim.nodes import DetailedEnv, PlainEnv, SimEnv, SimProcess, call_function, expire
+from polyarch.runtimes.sim.nodes import (
+    DetailedEnv,
+    PlainEnv,
+    SimEnv,
+    SimProcess,
+    call_function,
+    expire,
+    is_request,
+)
 
 __all__ = ["Kernel"]
 
@@ -284,12 +292,14 @@ class Kernel:
         self, source: SimProcess, target: SimProcess, size: int, ledger: Ledger | None, method: str
     ) -> tuple[int, ...]:
         """Send ``size`` bytes: the times at which they arrive (none if lost, two if duplicated)."""
-        self.messages += 1
-        self.bytes += size
-        self.by_method[method] = self.by_method.get(method, 0) + 1
         if ledger is not None:
             ledger.messages += 1
             ledger.bytes += size
+        if source.beside or target.beside:
+            return (self.now + (self.delay(source, target) if self.constant is None else self.constant),)
+        self.messages += 1
+        self.bytes += size
+        self.by_method[method] = self.by_method.get(method, 0) + 1
         network, chance = self.network, self._chance
         sent = self.now
         if network.bandwidth is not None:
@@ -341,6 +351,7 @@ class Kernel:
         process = self.processes[name]
         if not process.up:
             return
+        waiting = [*(process.backlog or ()), *(event for env in process.envs for event in env.inbox or ())]
         process.up = process.paused = False
         process.backlog = None
         if silent:
@@ -361,6 +372,9 @@ class Kernel:
                 bucket.pop(task.caller, None)
                 fresh.give(task.caller, task.caller_token, deadline, task.depth, False, broken, method)
             env.node = None
+        for event in waiting:
+            if is_request(event):
+                event[0](event)
         process.cores = [0] * len(process.cores)
         if not silent:
             for env in self.directory.values():
@@ -406,25 +420,16 @@ class Kernel:
     ) -> None:
         """A request for a node that does not run."""
         current = self.directory[env.address]
-        if current.up:  # it has restarted since the message was sent
-            event[0]((*event[:3], current, *event[4:]))
-        elif current.process.paused:
-            self.held(current, (*event[:3], current, *event[4:]))
+        if env.process.paused and env is current:
+            self.held(env, event)
             self.guard(caller, token, deadline, method)
-        elif current.process.name in self.silent:
+        elif env.process.name in self.silent:
             self.expire(caller, token, deadline, method)
-        else:  # its host answers for it: nobody listens there
-            refused = Unreachable(f"{env.address} is down")
-            current.give(caller, token, deadline, event[7], False, refused, method)
-
-    def undelivered_oneway(self, event: tuple[Any, ...], env: SimEnv) -> None:
-        """A one-way message for a node that does not run."""
-        current = self.directory[env.address]
-        moved = (event[0], current, *event[2:])
-        if current.up:
-            event[0](moved)
-        else:
-            self.held(current, moved)
+        else:  # its host answers for it: nobody listens there, or no longer
+            failure: Failure = Unreachable(f"{env.address} is down")
+            if env is not current:  # it was on a connection to one that has died
+                failure = Broken(f"{env.address} died before it handled {method.name}")
+            current.give(caller, token, deadline, event[7], False, failure, method)
 
 
 @contextlib.contextmanager

@@ -19,19 +19,29 @@ import heapq
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from polyarch.core.errors import Broken, Failure, Refused, Timeout, TooLarge, Unreachable
+from polyarch.core.errors import (
+    BadArguments,
+    Broken,
+    Failure,
+    Refused,
+    Timeout,
+    TooLarge,
+    Unreachable,
+    failure_from_wire,
+)
 from polyarch.core.messages import Method, Reference, schema_of
 from polyarch.core.node import Env, Node
 from polyarch.core.randomness import Random
 from polyarch.core.tasks import Suspension, Task, Timer
-from polyarch.core.wire import ANSWER, FAILURE, HEADER, MAX_FRAME, ONEWAY, REQUEST, encode
+from polyarch.core.wire import ANSWER, BASE, FAILURE, HEADER, MAX_FRAME, ONEWAY, REQUEST, UNSENDABLE, encode
+from polyarch.runtimes.base import EXPERIMENTER
 from polyarch.runtimes.sim.disk import SimDisk
 from polyarch.runtimes.sim.network import ns
 
 if TYPE_CHECKING:
     from polyarch.runtimes.sim.kernel import Kernel
 
-__all__ = ["DetailedEnv", "PlainEnv", "SimEnv", "SimProcess"]
+__all__ = ["DetailedEnv", "PlainEnv", "SimEnv", "SimProcess", "is_request"]
 
 
 class SimProcess:
@@ -40,8 +50,8 @@ class SimProcess:
 
     __slots__ = (
         "backlog",
+        "beside",
         "busy_ns",
-        "calls",
         "cores",
         "cost_ns",
         "drift",
@@ -71,7 +81,8 @@ class SimProcess:
         self.cores = [0] * cores
         """When each core is free, as a heap."""
         self.busy_ns = 0
-        self.calls = 0
+        self.beside = name == EXPERIMENTER
+        """Beside the system: its messages are neither disturbed nor counted."""
         self.link_free = 0
         """When the outgoing link has sent what was given to it."""
         self.offset = 0.0
@@ -163,7 +174,7 @@ class SimEnv(Env):
         timer.interval = seconds
         timer.jitter = jitter
         kernel = self.kernel
-        first = round(seconds * self.random.random() * 1e9)
+        first = round(seconds * self.random.random() * 1e9 / self.process.drift)
         kernel.schedule(kernel.now + first, (_fire, self, timer))
         return timer
 
@@ -193,9 +204,12 @@ class SimEnv(Env):
         """A handler that had suspended has returned."""
         method: Method = task.guard[2]
         try:
-            self._settle(task, True, method.check_result(value))
-        except Failure as error:
-            self._settle(task, False, error)
+            value = method.check_result(value)
+        except Broken as broken:
+            self.bug(TypeError(broken.detail))
+            self._settle(task, False, broken)
+        else:
+            self._settle(task, True, value)
 
     def answer_failure(self, task: Task, error: Failure) -> None:
         """A handler that had suspended has failed."""
@@ -285,17 +299,13 @@ class DetailedEnv(SimEnv):
             return
         arrivals, depth = (kernel.now,), task.depth
         if target.process is not process:
-            process.calls += 1
+            depth += 1
+            frame = (REQUEST, BASE, reference._to, self.address, method.name, arguments, 0)
             try:
-                size = _size(method, arguments, (
-                    REQUEST, process.calls, reference._to, self.address, method.name, arguments,
-                    task.ledger is not None,
-                ))
-            except (TypeError, TooLarge) as error:
-                refused = error if isinstance(error, TooLarge) else _unsendable(self, method, error)
+                size = _size(method, arguments, frame)
+            except Refused as refused:
                 kernel.fail_now(task, token, refused)
                 return
-            depth += 1
             arrivals = kernel.carry(process, target.process, size, task.ledger, method.name)
             if kernel.observer is not None:
                 kernel.observer("call", kernel.now, self.address, reference._to, method, arguments, arrivals)
@@ -331,12 +341,15 @@ class DetailedEnv(SimEnv):
         back = caller.env
         arrivals: tuple[int, ...] = (kernel.now,)
         if back.process is not self.process:
-            if ok:
-                size = _size(method, value, (ANSWER, back.process.calls, value, 0, 0, depth))
-            else:
-                failure = (FAILURE, back.process.calls, value.code, value.detail, value.definite, 0, 0, depth)
-                size = _size(method, None, failure)
             depth += 1
+            costs = (0, 0, 0) if caller.ledger is None else (BASE, BASE, depth)
+            try:
+                size = _size(method, value, (ANSWER, BASE, value, *costs)) if ok else 0
+            except Refused as error:  # the work was done; only the answer cannot be given
+                ok, value = False, Broken(error.detail)
+            if not ok:
+                failure = (FAILURE, BASE, value.code, value.detail, value.definite, *costs)
+                size = _size(method, None, failure)
             arrivals = kernel.carry(self.process, back.process, size, caller.ledger, method.name)
             if kernel.observer is not None:
                 kind = "answer" if ok else "failure"
@@ -349,21 +362,20 @@ class DetailedEnv(SimEnv):
 
 
 def _size(method: Method, value: Any, frame: tuple[Any, ...]) -> int:
-    """Bytes that a message takes on the wire: as HTTP for what is HTTP, as a frame for the rest."""
+    """Bytes that a message takes on the wire: as HTTP for what is HTTP, as a frame for the rest;
+    ``Refused`` if it cannot leave."""
     if method.name == "http":
         part = value[0] if type(value) is tuple else value
         wire_size = getattr(part, "wire_size", None)
         if wire_size is not None:
             return int(wire_size())
-    size = len(encode(frame)) + HEADER
+    try:
+        size = len(encode(frame))
+    except UNSENDABLE as error:
+        raise BadArguments(f"{method.name}: {error}") from None
     if size > MAX_FRAME:
         raise TooLarge(f"{method.name}: a message of {size} bytes; the most is {MAX_FRAME}")
-    return size
-
-
-def _unsendable(env: SimEnv, method: Method, error: TypeError) -> Failure:
-    env.bug(error)
-    return Refused(f"{method.name}: {error}")
+    return size + HEADER
 
 
 def _nobody(address: str) -> Unreachable:
@@ -481,8 +493,9 @@ def _request(event: tuple[Any, ...]) -> None:
         return
     try:
         result = method.check_result(result)
-    except Failure as error:
-        env.give(caller, token, deadline, depth, False, error, method)
+    except Broken as broken:
+        env.bug(TypeError(broken.detail))
+        env.give(caller, token, deadline, depth, False, broken, method)
         return
     env.give(caller, token, deadline, depth, True, result, method)
 
@@ -535,7 +548,7 @@ def _fail(event: tuple[Any, ...]) -> None:
     if env.kernel.trace is not None:
         env.kernel.trace.extend((env.kernel.now, env.number, -token))
     caller.token = token + 1
-    caller.throw(type(failure)(failure.detail))  # a fresh one: nodes share nothing
+    caller.throw(failure_from_wire(failure.code, failure.detail, failure.definite))  # nodes share nothing
 
 
 def expire(event: tuple[Any, ...]) -> None:
@@ -543,6 +556,11 @@ def expire(event: tuple[Any, ...]) -> None:
     caller, token, method = event[1], event[2], event[3]
     if caller.token == token and not caller.done:
         _fail((*event[:3], Timeout(f"{method.name} was not answered in time")))
+
+
+def is_request(event: tuple[Any, ...]) -> bool:
+    """Whether somebody waits for the answer to this event."""
+    return event[0] is _arrive or event[0] is _request
 
 
 def _arrive_oneway(event: tuple[Any, ...]) -> None:
@@ -560,7 +578,7 @@ def _oneway(event: tuple[Any, ...]) -> None:
     _, env, method, arguments, ledger, depth = event
     kernel = env.kernel
     if not env.up:
-        kernel.undelivered_oneway(event, env)
+        kernel.held(env, event)
         return
     if env.inbox is not None:
         env.inbox.append(event)

@@ -9,7 +9,16 @@ from polyarch.core.messages import Schema, schema_of
 from polyarch.core.node import Attachable, Node
 from polyarch.core.system import Architecture, System
 from polyarch.core.tasks import Task
-from polyarch.runtimes.base import Control, Experimenter, Given, Rule, Session, Traffic
+from polyarch.runtimes.base import (
+    EXPERIMENTER,
+    Control,
+    Experimenter,
+    Given,
+    Rule,
+    Session,
+    Traffic,
+    describe_bug,
+)
 from polyarch.runtimes.sim.kernel import Kernel
 from polyarch.runtimes.sim.network import Network, Regional
 from polyarch.runtimes.sim.nodes import SimEnv
@@ -25,49 +34,63 @@ class SimControl(Control):
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self._rules: dict[int, Rule] = {}
+        self._numbers = 0
+
+    def _known(self, process: str) -> str:
+        known = [name for name in self.kernel.processes if name != EXPERIMENTER]
+        if process not in known:
+            raise LookupError(f"no process is called {process!r}; there are: {', '.join(known)}")
+        return process
 
     async def crash(self, process: str) -> None:
-        self.kernel.crash(process)
+        self.kernel.crash(self._known(process))
 
     async def restart(self, process: str) -> None:
-        self.kernel.restart(process)
+        self.kernel.restart(self._known(process))
 
     async def pause(self, process: str) -> None:
-        self.kernel.pause(process)
+        self.kernel.pause(self._known(process))
 
     async def resume(self, process: str) -> None:
-        self.kernel.resume(process)
+        self.kernel.resume(self._known(process))
 
     async def disturb(
         self, sources: Sequence[str] | None, targets: Sequence[str] | None, **disturbance: float
     ) -> int:
+        if not self.kernel.detailed:
+            raise ValueError("disturbing messages needs a detailed simulation")
+        for name in (*(sources or ()), *(targets or ())):
+            self._known(name)
         rule = Rule(
             None if sources is None else frozenset(sources),
             None if targets is None else frozenset(targets),
             **disturbance,
         )
-        number = len(self._rules)
-        self._rules[number] = rule
-        self.kernel.rules.append(rule)
-        return number
+        self._numbers += 1
+        self._rules[self._numbers] = rule
+        self.kernel.rules = list(self._rules.values())
+        return self._numbers
 
     async def heal(self, rule: int | None = None) -> None:
         if rule is None:
-            self.kernel.rules.clear()
-        elif self._rules[rule] in self.kernel.rules:
-            self.kernel.rules.remove(self._rules[rule])
+            self._rules.clear()
+        else:
+            self._rules.pop(rule, None)
+        self.kernel.rules = list(self._rules.values())
 
     async def skew(self, process: str, *, offset: float = 0.0, drift: float = 1.0) -> None:
-        self.kernel.processes[process].offset = offset
-        self.kernel.processes[process].drift = drift
+        skewed = self.kernel.processes[self._known(process)]
+        skewed.offset, skewed.drift = offset, drift
 
     async def traffic(self) -> Traffic:
         kernel = self.kernel
-        bugs = tuple(f"{where}: {type(e).__name__}: {e}" for _, where, e in kernel.bugs)
-        return Traffic(kernel.messages, kernel.bytes, dict(kernel.by_method), 0, bugs)
+        bugs = tuple(describe_bug(where, e) for _, where, e in kernel.bugs if where != EXPERIMENTER)
+        by_method = dict(kernel.by_method)
+        return Traffic(kernel.messages, kernel.bytes, by_method, 0, bugs, tuple(kernel.rejected))
 
     async def resources(self) -> dict[str, dict[str, float]]:
-        return {name: {"cpu_s": p.busy_ns * 1e-9} for name, p in self.kernel.processes.items()}
+        processes = self.kernel.processes.items()
+        return {name: {"cpu_s": p.busy_ns * 1e-9} for name, p in processes if name != EXPERIMENTER}
 
 
 class SimSession(Session):
@@ -121,7 +144,7 @@ class SimSession(Session):
         beside = [(type(n).__name__.lower(), n) for n in beside_clients]
         kernel.add_process("client", [("client-0", system.client), *beside], cost=0.0)
         self.control = SimControl(kernel)
-        kernel.add_process("experimenter", [("experimenter", _experimenter(self))], cost=0.0)
+        kernel.add_process(EXPERIMENTER, [(EXPERIMENTER, _experimenter(self))], cost=0.0)
         kernel.boot()
 
     def _resolve(self, env: SimEnv, wire: Any) -> Any:
@@ -136,7 +159,7 @@ class SimSession(Session):
         return schema_of(type(wire)).reference(env, target)
 
     def perform(self, experiment: Callable[[Experimenter], Coroutine[Any, Any, T]]) -> T:
-        env = self.kernel.directory["experimenter"]
+        env = self.kernel.directory[EXPERIMENTER]
         task = Task(env, experiment(env.node))
         # The task may end at once, before the clock runs.
         self.kernel.at(self.kernel.now, env, task.resume)
