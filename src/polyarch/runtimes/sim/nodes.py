@@ -555,7 +555,7 @@ def expire(event: tuple[Any, ...]) -> None:
     """A call's deadline: nothing has come."""
     caller, token, method = event[1], event[2], event[3]
     if caller.token == token and not caller.done:
-        _fail((*event[:3], Timeout(f"{method.name} was not answered in time")))
+        _fail((_fail, caller, token, Timeout(f"{method.name} was not answered in time")))
 
 
 def is_request(event: tuple[Any, ...]) -> bool:
