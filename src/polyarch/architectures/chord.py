@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from polyarch.blocks.ring import between, identifier, within
 from polyarch.core import (
@@ -29,6 +29,7 @@ from polyarch.core import (
     System,
     Timeout,
     Unreachable,
+    Verdict,
     oneway,
     parameter,
     rpc,
@@ -344,23 +345,35 @@ class ChordClient(Directory):
 
     addresses: tuple[str, ...]
     bits: int = 32
-    tries: int = 4
+    tries: int = 8
+
+    async def start(self) -> None:
+        self.lookups = self.hops = self.timeouts = self.retries = 0
 
     @rpc
     async def lookup(self, key: int | str) -> Holder:
         place = key if isinstance(key, int) else identifier(key, self.bits)
         failure: Failure = Unreachable("no peers are known")
-        for _ in range(self.tries):
-            peer = self.at(self.random.choice(self.addresses), Chord, timeout=2.0)
+        for peer in self.random.sample(self.addresses, min(self.tries, len(self.addresses))):
             try:
-                found = await peer.find_successor(place)
+                found = await self.at(peer, Chord, timeout=2.0).find_successor(place)
             except BadArguments:
                 raise
             except Failure as error:
                 failure = error  # looking a key up changes nothing: it may always be asked again
+                self.retries += 1
             else:
+                self.lookups += 1
+                self.hops += found.hops
+                self.timeouts += found.timeouts
                 return Holder(found.peer.address, found.hops, found.timeouts)
         raise failure
+
+    @rpc
+    def tally(self) -> dict[str, float]:
+        """The architecture's metrics, of all lookups answered so far."""
+        n = self.lookups or 1
+        return {"hops": self.hops / n, "timeouts": self.timeouts / n, "retries": self.retries / n}
 
     @rpc(timeout=120.0)
     async def census(self) -> Census:
@@ -382,6 +395,7 @@ class ChordRing(Architecture):
     metrics = {
         "hops": "mean nodes that passed a lookup on, after the one that was asked first",
         "timeouts": "mean dead nodes that a lookup ran into",
+        "retries": "mean times that a lookup was asked again, of another peer",
     }
 
     nodes: int = parameter(16, "peers", least=1)
@@ -409,3 +423,23 @@ class ChordRing(Architecture):
         )
         system.role("peer", peer, count=self.nodes)
         system.clients(ChordClient(addresses=addresses, bits=self.bits))
+
+    async def ready(self, x: Any) -> None:
+        while self.formation == "joined" and not (await self.is_ring(x)).holds:
+            await x.sleep(0.5)
+
+    async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
+        return await x.client.tally(), [await self.is_ring(x)]
+
+    async def is_ring(self, x: Any) -> Verdict:
+        """Whether every member's successor is the next member."""
+        census: Census = await x.client.census()
+        ring = [m.address for m in census.members]
+        wrong = []
+        for at in range(0, len(ring), 256):
+            views = await settle(*(x.at(a, Chord).neighbours() for a in ring[at : at + 256]))
+            for i, view in enumerate(views, at + 1):
+                if isinstance(view, Failure) or view.successors[0].address != ring[i % len(ring)]:
+                    wrong.append(ring[i - 1])
+        detail = f"{len(ring)} of {self.nodes} nodes are members, {len(wrong)} with a wrong successor"
+        return Verdict("the successors form one ring", len(ring) == self.nodes and not wrong, detail)

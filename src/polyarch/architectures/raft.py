@@ -11,6 +11,8 @@ is *committed*, and is applied, in order, to the state machine: here a key-value
 
 from __future__ import annotations
 
+from typing import Any
+
 from polyarch.blocks.replicas import Command, LeaderClient, NotLeader, Replica, StateMachine
 from polyarch.core import (
     Architecture,
@@ -19,9 +21,11 @@ from polyarch.core import (
     Record,
     System,
     Timeout,
+    Verdict,
     first,
     parameter,
     rpc,
+    settle,
 )
 from polyarch.jobs.kv import Kv, Value
 
@@ -57,6 +61,15 @@ class Appended(Record, array_like=True):
     success: bool
     index: int
     """If successful: up to where the logs are equal.  If not: where to try next (end of section 5.3)."""
+
+
+class Status(Record):
+    """What a server says of itself."""
+
+    role: str
+    term: int
+    last_index: int
+    commit_index: int
 
 
 FOLLOWER, CANDIDATE, LEADER = "follower", "candidate", "leader"
@@ -383,6 +396,10 @@ class Raft(Replica):
         if reply.term != term:
             raise NotLeader("")
 
+    @rpc
+    def status(self) -> Status:
+        return Status(self.role, self.current_term, self.last_index, self.commit_index)
+
 
 class RaftStore(Architecture):
     """A replicated log: a majority of servers agrees on every write before it is answered."""
@@ -392,6 +409,7 @@ class RaftStore(Architecture):
     source = "Ongaro and Ousterhout, In search of an understandable consensus algorithm, 2014"
     jobs = (Kv,)
     claims = ("linearizable", "no single point of failure")
+    metrics = {"term": "the latest term: elections since the start", "log": "entries in the longest log"}
 
     servers: int = parameter(5, "servers; a majority must live", least=1)
     election_timeout: float = parameter(
@@ -404,3 +422,18 @@ class RaftStore(Architecture):
         server = Raft(servers=addresses, election_timeout=self.election_timeout, heartbeat=self.heartbeat)
         system.role("server", server, count=self.servers)
         system.clients(LeaderClient(servers=addresses))
+
+    async def ready(self, x: Any) -> None:
+        while True:  # until a leader answers
+            try:
+                return await x.client.get("")
+            except Failure:
+                await x.sleep(0.1)
+
+    async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
+        asked = await settle(*(x.at(f"server-{i}", Raft).status() for i in range(self.servers)))
+        servers = [s for s in asked if isinstance(s, Status)]
+        leaders = [s.term for s in servers if s.role == LEADER]
+        metrics = {"term": max(s.term for s in servers), "log": max(s.last_index for s in servers)}
+        single = len(set(leaders)) == len(leaders)
+        return metrics, [Verdict("at most one leader in a term", single, f"leaders in the terms {leaders}")]

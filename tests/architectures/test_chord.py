@@ -1,0 +1,255 @@
+"""Chord: the ring forms, repairs itself, and finds the right member for every key."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from polyarch.architectures.chord import Chord, ChordRing, Peer
+from polyarch.blocks.ring import identifier
+from polyarch.core import BadArguments, Done, Failure, Random, gather, settle
+from polyarch.jobs.lookup import Census, Holder, Lookup, Member, Responsible
+from polyarch.runtimes.base import Experimenter
+from polyarch.runtimes.sim.session import SimSession
+
+
+def nodes_of(session: SimSession) -> dict[str, Chord]:
+    nodes = {a: env.node for a, env in session.kernel.directory.items()}
+    return {a: node for a, node in nodes.items() if isinstance(node, Chord)}
+
+
+def state(session: SimSession) -> dict[str, Any]:
+    return {
+        address: (node.predecessor, node.successors, tuple(node.fingers))
+        for address, node in nodes_of(session).items()
+    }
+
+
+async def lookups(x: Experimenter, count: int) -> list[tuple[int, Holder | Failure]]:
+    """The answers to ``count`` random keys, 50 at a time."""
+    keys = [x.random.below(1 << 32) for _ in range(count)]
+    answers: list[Holder | Failure] = []
+    for i in range(0, count, 50):
+        answers += await settle(*(x.client.lookup(key) for key in keys[i : i + 50]))
+    return list(zip(keys, answers))
+
+
+def wrong(answers: list[tuple[int, Holder | Failure]], members: list[str]) -> list[Any]:
+    """Answers that do not name the true successor among ``members``, and failures."""
+    truth = Responsible(32, [Member(identifier(a, 32), a, 0) for a in members])
+    return [
+        (key, answer)
+        for key, answer in answers
+        if not isinstance(answer, Holder) or answer.address != truth.of(key).address
+    ]
+
+
+@pytest.fixture(scope="module")
+def thousand() -> SimSession:
+    """1,000 nodes that have joined one by one, and settled."""
+    session = SimSession(ChordRing(nodes=1000), seed=1, detailed=False)
+
+    async def form(x: Experimenter) -> None:
+        await ChordRing(nodes=1000).ready(x)
+        await x.sleep(10)
+
+    session.perform(form)
+    return session
+
+
+def test_a_thousand_nodes_join_and_every_lookup_is_right(thousand: SimSession) -> None:
+    async def ask(x: Experimenter) -> list[tuple[int, Holder | Failure]]:
+        return await lookups(x, 2000)
+
+    answers = thousand.perform(ask)
+    assert not wrong(answers, [f"peer-{i}" for i in range(1000)])
+    mean = sum(a.hops for _, a in answers if isinstance(a, Holder)) / len(answers)
+    # ToN section V-C: 1/2 log2 N, and with a successor list of r nodes 1/2 log2 r - 1 less.
+    assert mean == pytest.approx(math.log2(1000) / 2 - math.log2(8) / 2 + 1, abs=0.4)
+    assert not thousand.kernel.bugs
+
+
+def test_joining_and_building_directly_end_in_the_same_state(thousand: SimSession) -> None:
+    built = SimSession(ChordRing(nodes=1000, formation="converged"), detailed=False)
+    assert state(built) == state(thousand)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 9])
+def test_small_rings_end_in_the_same_state_too(nodes: int) -> None:
+    joined = SimSession(ChordRing(nodes=nodes), seed=nodes)
+
+    async def form(x: Experimenter) -> Any:
+        await x.sleep(20)
+        return await lookups(x, 20)
+
+    assert not wrong(joined.perform(form), [f"peer-{i}" for i in range(nodes)])
+    assert state(joined) == state(SimSession(ChordRing(nodes=nodes, formation="converged")))
+
+
+def test_fingers_alone_give_half_of_log_n_hops() -> None:
+    ring = ChordRing(nodes=1024, formation="converged", successors=1, stabilize=0, confirm=False)
+    session = SimSession(ring, detailed=False)
+
+    async def ask(x: Experimenter) -> float:
+        return sum(a.hops for _, a in await lookups(x, 3000) if isinstance(a, Holder)) / 3000
+
+    assert session.perform(ask) == pytest.approx(5.0, abs=0.25)
+
+
+def crash_a_quarter(successors: int, confirm: bool, silent: bool = False, seed: int = 2) -> list[Any]:
+    """The wrong answers out of 400 right after a quarter of 200 nodes has crashed, without any upkeep."""
+    ring = ChordRing(nodes=200, formation="converged", successors=successors, confirm=confirm, stabilize=0)
+    session = SimSession(ring, seed=seed)
+    dead = Random(seed).sample(range(200), 50)
+
+    async def experiment(x: Experimenter) -> list[Any]:
+        for i in dead:
+            session.kernel.crash(f"peer-{i}", silent=silent)
+        return wrong(await lookups(x, 400), [f"peer-{i}" for i in range(200) if i not in dead])
+
+    return session.perform(experiment)
+
+
+def test_lookups_survive_the_crash_of_a_quarter() -> None:
+    assert not crash_a_quarter(successors=16, confirm=True)
+
+
+def test_lookups_survive_when_the_hosts_of_a_quarter_fall_silent() -> None:
+    # Nobody refuses: each dead node on the way costs a timeout, after which the client asks again.
+    answers = crash_a_quarter(successors=16, confirm=True, silent=True)
+    assert sum(isinstance(a, Holder) for _, a in answers) == 0, "an answer was wrong"
+    assert len(answers) < 80
+
+
+def test_without_asking_the_successor_dead_ones_are_given_as_answers() -> None:
+    assert crash_a_quarter(successors=16, confirm=False)
+
+
+def test_without_a_successor_list_the_ring_breaks() -> None:
+    assert crash_a_quarter(successors=1, confirm=True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_ring_heals_after_crashes_leaves_and_restarts(seed: int) -> None:
+    architecture = ChordRing(nodes=40, arrival=0.05)
+    session = SimSession(architecture, seed=seed)
+    job = Lookup(keys=500)
+
+    async def experiment(x: Experimenter) -> tuple[list[Any], list[Done], Any]:
+        await architecture.ready(x)
+        await job.prepare(x.client)
+        history: list[Done] = []
+
+        async def load() -> None:
+            for number, (operation,) in enumerate(job.visits(x.random.fork("load"))):
+                start = x.now
+                if start > 32:
+                    return
+                try:
+                    value, outcome = await x.client.lookup(*operation.arguments), "ok"
+                except Failure as failure:
+                    value, outcome = None, "fail" if failure.definite else "info"
+                history.append(
+                    Done(number, "lookup", operation.arguments, start, start, x.now, outcome, value)
+                )
+
+        loading = x.spawn(load())
+        victims = x.random.sample(range(40), 12)
+        for i in victims[:8]:
+            await x.sleep(0.4)
+            await x.control.crash(f"peer-{i}")
+        for i in victims[8:]:
+            await x.at(f"peer-{i}", Chord).leave()
+        await x.sleep(3)
+        alive = [f"peer-{i}" for i in range(40) if i not in victims]
+        answers = wrong(await lookups(x, 100), alive)
+        for i in victims[:8]:
+            await x.control.restart(f"peer-{i}")
+        await x.sleep(4)
+        back = [*alive, *(f"peer-{i}" for i in victims[:8])]
+        answers += wrong(await lookups(x, 100), back)
+        await loading
+        return answers, history, await job.audit(x.client)
+
+    answers, history, audit = session.perform(experiment)
+    assert not answers
+    assert len(audit.members) == 36
+    (verdict,) = job.check(history, audit)
+    assert verdict.holds, verdict.detail
+    assert sum(d.outcome == "ok" for d in history) > 0.99 * len(history) > 100
+    assert not session.kernel.bugs
+
+
+def test_who_leaves_hands_over_its_neighbours() -> None:
+    session = SimSession(ChordRing(nodes=20, formation="converged", stabilize=0))
+    ring = nodes_of(session)["peer-0"].ring
+
+    async def experiment(x: Experimenter) -> Any:
+        await x.at(ring[3], Chord).leave()
+        return await gather(x.at(ring[2], Chord).neighbours(), x.at(ring[4], Chord).neighbours())
+
+    before, after = session.perform(experiment)
+    assert before.successors[0] == ring[4]
+    assert after.predecessor == ring[2]
+
+
+def test_a_silent_partition_heals() -> None:
+    architecture = ChordRing(nodes=16)
+    session = SimSession(architecture, seed=5)
+    cut = [f"peer-{i}" for i in range(3)]
+
+    async def experiment(x: Experimenter) -> list[Any]:
+        await architecture.ready(x)
+        rest = [f"peer-{i}" for i in range(3, 16)]
+        await x.control.disturb(cut, rest, loss=1.0)
+        await x.control.disturb(rest, cut, loss=1.0)
+        await x.sleep(1.2)
+        await x.control.heal()
+        await x.sleep(8)
+        return wrong(await lookups(x, 100), cut + rest)
+
+    assert not session.perform(experiment)
+
+
+def test_bad_questions_get_clear_answers() -> None:
+    session = SimSession(ChordRing(nodes=4, formation="converged"))
+
+    async def ask(x: Experimenter, key: Any) -> Any:
+        return await x.client.lookup(key)
+
+    for key in (1 << 32, -1):
+        with pytest.raises(BadArguments, match="is not of 32 bits"):
+            session.perform(lambda x, key=key: ask(x, key))
+    with pytest.raises(ValueError, match="two of 300 nodes have the same identifier"):
+        SimSession(ChordRing(nodes=300, bits=8))
+
+
+def test_the_check_sees_an_answer_that_names_another_member() -> None:
+    members = tuple(Member(identifier(f"peer-{i}", 32), f"peer-{i}", 1) for i in range(8))
+    census, job = Census(32, members), Lookup()
+    job.before = census
+    right = Responsible(32, members).of("some key").address
+    answers = [f"peer-{i}" for i in range(8)]
+
+    def judge(address: str, after: Census) -> bool:
+        done = Done(0, "lookup", ("some key",), 0.0, 0.0, 1.0, "ok", Holder(address))
+        return job.check([done], after)[0].holds
+
+    assert [a for a in answers if judge(a, census)] == [right]
+    # Had the right one restarted meanwhile, nothing could be said against those behind it.
+    restarted = Census(32, tuple(Member(m.id, m.address, m.life + (m.address == right)) for m in members))
+    assert sum(judge(a, restarted) for a in answers) == 2
+
+
+def test_ten_thousand_nodes_need_little_memory_and_no_upkeep() -> None:
+    ring = ChordRing(nodes=10_000, formation="converged", stabilize=0, bits=40)
+    session = SimSession(ring, detailed=False)
+
+    async def ask(x: Experimenter) -> list[Any]:
+        return [await x.client.lookup(f"key-{i}") for i in range(100)]
+
+    assert len(session.perform(ask)) == 100
+    assert max(len(node.fingers) for node in nodes_of(session).values()) < 40
+    assert isinstance(nodes_of(session)["peer-0"].me, Peer)
