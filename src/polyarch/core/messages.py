@@ -37,6 +37,12 @@ S = TypeVar("S")
 FOREVER_NS = 1 << 62
 """The timeout of a call that has none."""
 
+
+def timeout_ns(seconds: float | None) -> int:
+    """A timeout in nanoseconds; None and what is longer than 30 years are for ever."""
+    return FOREVER_NS if seconds is None or seconds > 1e9 else round(seconds * 1e9)
+
+
 _MARK = "__polyarch_message__"
 
 encode = msgspec.msgpack.Encoder().encode
@@ -138,7 +144,7 @@ class Method:
         self.function = function
         self.is_oneway = mark.kind == "oneway"
         timeout = getattr(owner, "timeout", 1.0) if mark.timeout is None else mark.timeout
-        self.timeout_ns = FOREVER_NS if timeout is None else round(timeout * 1e9)
+        self.timeout_ns = timeout_ns(timeout)
         """How long callers wait, in nanoseconds, unless their reference says otherwise."""
         self.is_async = inspect.iscoroutinefunction(function)
         self.doc = inspect.getdoc(function) or ""

@@ -206,7 +206,7 @@ class Node:
     def at(self, target: str | HasAddress, of: type[P], *, timeout: float | None = None) -> P: ...
     def at(self, target: Any, of: Any = None, *, timeout: float | None = None) -> Any:
         """A typed reference to the node at an address (or at what has an ``address``); of this node's own
-        class unless ``of`` says which.  ``timeout``: seconds to wait for answers."""
+        class unless ``of`` says which.  ``timeout``: seconds to wait for answers; ``inf``: for ever."""
         schema = self._schema if of is None else schema_of(of)
         return schema.reference(self._env, target if type(target) is str else target.address, timeout)
 

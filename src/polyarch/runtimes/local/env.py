@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polyarch.core.errors import BadArguments, Broken, Failure, Refused, TooLarge, UnknownMethod
-from polyarch.core.messages import Method, Reference, schema_of
+from polyarch.core.messages import Method, Reference, schema_of, timeout_ns
 from polyarch.core.node import Env, Node
 from polyarch.core.randomness import Random
 from polyarch.core.tasks import Ledger, Suspension, Task, Timer
@@ -147,15 +147,15 @@ class LocalEnv(Env):
         task.token = token = task.token + 1
         to = reference._to
         timeout = reference._timeout
-        timeout_ns = method.timeout_ns if timeout is None else round(timeout * 1e9)
+        patience = method.timeout_ns if timeout is None else timeout_ns(timeout)
         target = process.envs.get(to)
         if target is not None:
             process.calls += 1
-            process.expect(process.calls, task, token, method, timeout_ns)
+            process.expect(process.calls, task, token, method, patience)
             process.ready.append((target.request, (None, process.calls, method.name, arguments, task)))
             return
         if method.name == "http":
-            process.http.call(task, token, to, arguments[0], timeout_ns)
+            process.http.call(task, token, to, arguments[0], patience)
             return
         process.calls = call = process.calls + 1
         ledger = task.ledger
@@ -168,7 +168,7 @@ class LocalEnv(Env):
         if ledger is not None:
             ledger.messages += 1
             ledger.bytes += len(data) + HEADER
-        process.expect(call, task, token, method, timeout_ns)
+        process.expect(call, task, token, method, patience)
         process.transmit(to, data, call, method.name)
 
     def send(self, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None:
@@ -202,9 +202,7 @@ class LocalEnv(Env):
         self.current = task
         try:
             if method is None or method.is_oneway:
-                kind = type(self.declared).__name__
-                known = ", ".join(self.methods) or "none"
-                raise UnknownMethod(f"{kind} at {self.address} has no message {name!r}; it has: {known}")
+                raise self._unknown(name)
             result = method.function(self.node, *method.check(arguments))
             if method.is_async:
                 task.coroutine = result
@@ -259,15 +257,18 @@ class LocalEnv(Env):
             self.inbox.append(lambda: self.oneway(name, arguments))
             return
         method = self.methods.get(name)
-        if method is None or not method.is_oneway:
-            self.process.complain(f"{self.address}: no one-way message {name!r}")
-            return
         try:
+            if method is None or not method.is_oneway:
+                raise self._unknown(name)
             arguments = method.check(arguments)
         except Refused as refused:
             self.process.complain(f"{self.address}: {refused}")
             return
         self.run_callback(method.function, (self.node, *arguments))
+
+    def _unknown(self, name: str) -> UnknownMethod:
+        kind, known = type(self.declared).__name__, ", ".join(self.methods) or "none"
+        return UnknownMethod(f"{kind} at {self.address} has no message {name!r}; it has: {known}")
 
 
 class _Sleep(Suspension):

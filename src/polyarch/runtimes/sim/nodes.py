@@ -29,7 +29,7 @@ from polyarch.core.errors import (
     Unreachable,
     failure_from_wire,
 )
-from polyarch.core.messages import Method, Reference, schema_of
+from polyarch.core.messages import Method, Reference, schema_of, timeout_ns
 from polyarch.core.node import Env, Node
 from polyarch.core.randomness import Random
 from polyarch.core.tasks import Suspension, Task, Timer
@@ -117,7 +117,6 @@ class SimEnv(Env):
         "node",
         "number",
         "process",
-        "serving",
         "up",
         "watching",
     )
@@ -132,8 +131,6 @@ class SimEnv(Env):
         self.current: Any = None
         self._random: Random | None = None
         self._disk: SimDisk | None = None
-        self.serving: dict[Task, None] | None = None
-        """Handlers that have suspended, whose callers are waiting."""
         self.inbox: list[tuple[Any, ...]] | None = None
         """Messages that came before ``start`` had returned."""
         self.watching: Callable[[str], None] | None = None
@@ -218,8 +215,7 @@ class SimEnv(Env):
     def _settle(self, task: Task, ok: bool, value: Any) -> None:
         bucket, deadline, method = task.guard
         bucket.pop(task.caller, None)
-        assert self.serving is not None
-        del self.serving[task]
+        del self.kernel.serving[task]
         self.give(task.caller, task.caller_token, deadline, task.depth, ok, value, method)
 
     def give(
@@ -240,7 +236,7 @@ class PlainEnv(SimEnv):
         task.token = token = task.token + 1
         now = kernel.now
         timeout = reference._timeout
-        deadline = now + (method.timeout_ns if timeout is None else round(timeout * 1e9))
+        deadline = now + (method.timeout_ns if timeout is None else timeout_ns(timeout))
         if target is None:
             kernel.schedule(now, (_fail, task, token, _nobody(reference._to)))
             return
@@ -293,7 +289,7 @@ class DetailedEnv(SimEnv):
         target = kernel.directory.get(reference._to)
         task.token = token = task.token + 1
         timeout = reference._timeout
-        deadline = kernel.now + (method.timeout_ns if timeout is None else round(timeout * 1e9))
+        deadline = kernel.now + (method.timeout_ns if timeout is None else timeout_ns(timeout))
         if target is None:
             kernel.fail_now(task, token, _nobody(reference._to))
             return
@@ -476,10 +472,12 @@ def _request(event: tuple[Any, ...]) -> None:
             task.caller = caller
             task.caller_token = token
             task.guard = (kernel.guard(caller, token, deadline, method), deadline, method)
-            if env.serving is None:
-                env.serving = {}
-            env.serving[task] = None
-            task.follow(waiting)
+            kernel.serving[task] = None
+            if type(waiting) is tuple:
+                reference, method, arguments = waiting
+                env.call(task, reference, method, arguments)
+            else:
+                task.follow(waiting)
             return
     except StopIteration as stop:
         result = stop.value
