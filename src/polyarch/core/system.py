@@ -26,14 +26,15 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
-from polyarch.core.records import Record
 from polyarch.core.node import Attachable, Env, Node, config_of
+from polyarch.core.records import Record
 
 __all__ = ["Architecture", "Component", "Parameter", "Process", "Role", "System", "Verdict", "parameter"]
 
@@ -167,6 +168,12 @@ class Component(Attachable):
     """Whether it can be started only when the nodes listen."""
 
 
+@functools.lru_cache(maxsize=32)
+def _numbered(stem: str, count: int) -> tuple[str, ...]:
+    """``stem-0``, ``stem-1``, …: the same strings for all who ask, as there may be 100,000 of them."""
+    return tuple(f"{stem}-{i}" for i in range(count))
+
+
 @dataclasses.dataclass
 class Role:
     """A kind of process: its nodes, and how many of it there are."""
@@ -183,7 +190,7 @@ class Role:
 
     def process_names(self) -> list[str]:
         """``logic-0``, ``logic-1``, …: what faults name."""
-        return [f"{self.name}-{i}" for i in range(-(-self.count // self.per_process))]
+        return list(_numbered(self.name, -(-self.count // self.per_process)))
 
 
 @dataclasses.dataclass
@@ -253,18 +260,18 @@ class System:
         """The addresses of all instances of a declared node; or, before it is declared, of ``count``
         processes of the one-node role of that name."""
         if isinstance(node, str):
-            return tuple(f"{node}-{i}" for i in range(count or self.roles[node].count))
+            return _numbered(node, count or self.roles[node].count)
         role, stem = self._of[id(node)]
-        return tuple(f"{stem}-{i}" for i in range(role.count))
+        return _numbered(stem, role.count)
 
     def processes(self) -> list[Process]:
         """All processes, in the order of declaration."""
         result = []
         for role in self.roles.values():
-            stems = [self._of[id(node)][1] for node in role.nodes]
+            kinds = [(self.addresses(node), node) for node in role.nodes]
             for i, name in enumerate(role.process_names()):
                 instances = range(i * role.per_process, min((i + 1) * role.per_process, role.count))
-                nodes = [(f"{stem}-{n}", node) for n in instances for stem, node in zip(stems, role.nodes)]
+                nodes = [(addresses[n], node) for n in instances for addresses, node in kinds]
                 result.append(Process(name, role, i, nodes))
         return result
 
@@ -272,7 +279,9 @@ class System:
         """The role of the node at an address and its number in it; (None, 0) for a client."""
         if self._places is None:
             self._places = {
-                f"{stem}-{i}": (role, i) for role, stem in self._of.values() for i in range(role.count)
+                address: (role, i)
+                for role, stem in self._of.values()
+                for i, address in enumerate(_numbered(stem, role.count))
             }
         return self._places.get(address, (None, 0))
 
