@@ -9,8 +9,9 @@ import pytest
 
 from polyarch.architectures.chord import Chord, ChordRing, Peer
 from polyarch.blocks.ring import identifier
-from polyarch.core import BadArguments, Done, Failure, Random, gather, settle
+from polyarch.core import BadArguments, Done, Failure, Random, Verdict, gather, settle
 from polyarch.jobs.lookup import Census, Holder, Lookup, Member, Responsible
+from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.session import SimSession
 
@@ -180,6 +181,28 @@ def test_the_ring_heals_after_crashes_leaves_and_restarts(seed: int) -> None:
     assert verdict.holds, verdict.detail
     assert sum(d.outcome == "ok" for d in history) > 0.99 * len(history) > 100
     assert not session.kernel.bugs
+
+
+@pytest.mark.local
+def test_sixteen_live_peers_answer_while_a_quarter_is_killed() -> None:
+    architecture = ChordRing()
+    with open_session("local", architecture, seed=1) as session:
+
+        async def experiment(x: Experimenter) -> tuple[list[Any], Verdict]:
+            await architecture.ready(x)
+            answers = wrong(await lookups(x, 200), [f"peer-{i}" for i in range(16)])
+            for i in range(4):
+                await x.control.crash(f"peer-{i}")
+            answers += wrong(await lookups(x, 200), [f"peer-{i}" for i in range(4, 16)])
+            for i in range(4):
+                await x.control.restart(f"peer-{i}")
+            await architecture.ready(x)
+            answers += wrong(await lookups(x, 200), [f"peer-{i}" for i in range(16)])
+            return answers, (await architecture.observe(x))[1][0]
+
+        answers, ring = session.perform(experiment)
+    assert not answers
+    assert ring.holds, ring.detail
 
 
 def test_who_leaves_hands_over_its_neighbours() -> None:

@@ -10,6 +10,7 @@ from polyarch.architectures.raft import LEADER, Appended, Entry, Raft, RaftStore
 from polyarch.blocks.replicas import Command, LeaderClient, NotLeader, StateMachine
 from polyarch.core import Done, Failure, Random, Refused, System, Timeout, settle
 from polyarch.jobs.kv import Kv
+from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.network import Exponential, Network
 from polyarch.runtimes.sim.session import SimSession
@@ -168,6 +169,30 @@ def test_a_leader_crash_loses_no_acknowledged_write() -> None:
         return {f"key-{i}": await x.client.get(f"key-{i}") for i in range(30)}
 
     assert session.perform(experiment) == {f"key-{i}": i for i in range(30)}
+
+
+@pytest.mark.local
+def test_live_servers_survive_the_kill_of_their_leader() -> None:
+    architecture, job = RaftStore(election_timeout=0.2), Kv(keys=10)
+    with open_session("local", architecture, seed=1) as session:
+
+        async def experiment(x: Experimenter) -> list[Done]:
+            await architecture.ready(x)
+            loading = x.spawn(load(x, job, 8, x.now + 3.0))
+            for _ in range(2):
+                await x.sleep(0.8)
+                status = await settle(*(x.at(f"server-{i}", Raft).status() for i in range(5)))
+                roles = [getattr(s, "role", "dead") for s in status]
+                leader = f"server-{roles.index(LEADER)}"
+                await x.control.crash(leader)
+                await x.sleep(0.8)
+                await x.control.restart(leader)
+            return await loading
+
+        history = session.perform(experiment)
+    assert sum(done.outcome == "ok" for done in history) > 500
+    (verdict,) = job.check(history, None)
+    assert verdict.holds, verdict.detail
 
 
 def test_without_a_majority_nothing_is_answered_and_nothing_is_said_to_be_certain() -> None:
