@@ -17,15 +17,14 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from polyarch.blocks.overlay import TALLY, NotAMember, OverlayClient, Participant
 from polyarch.blocks.ring import between, identifier, within
 from polyarch.core import (
     Architecture,
     BadArguments,
     Broken,
     Failure,
-    Node,
     Record,
-    Refused,
     System,
     Timeout,
     Unreachable,
@@ -35,7 +34,7 @@ from polyarch.core import (
     rpc,
     settle,
 )
-from polyarch.jobs.lookup import Census, Directory, Holder, Lookup, Member
+from polyarch.jobs.lookup import Census, Holder, Lookup
 
 # -- messages --------------------------------------------------------------------------------------------
 
@@ -64,11 +63,7 @@ class Neighbours(Record, array_like=True):
     successors: tuple[Peer, ...]
 
 
-class NotAMember(Refused, code="not-a-member"):
-    """The node that was asked has not joined the ring, or has left it."""
-
-
-class Chord(Node):
+class Chord(Participant):
     """One peer."""
 
     bits: int = 32
@@ -80,14 +75,13 @@ class Chord(Node):
     confirm: bool = True
     """Whether a successor is asked if it lives before it is given as an answer."""
     addresses: tuple[str, ...] = ()
-    """Where other peers may be found: needed to join ("learned by some external mechanism")."""
+    """Where other peers may be found: needed to join (section IV-E.1)."""
     arrival: float = 0.0
     """Seconds between the first joins of two peers that are neighbours in ``addresses``."""
     ring: tuple[Peer, ...] = ()
     """All peers in the order of the ring: given to build a converged ring directly, without joins."""
 
     timeout = 1.0
-    life = 0
 
     async def start(self) -> None:
         # The state: section IV-C, table I.
@@ -124,7 +118,7 @@ class Chord(Node):
                 n = self.closest_preceding_node(key)
                 return await self.at(n).find_successor(key, hops + 1, timeouts)
             except Failure as failure:
-                # "If a node fails ... the lookup proceeds by the next best" (section IV-E.3).
+                # Go on through the next best node (section IV-E.3).
                 await self.suspect(n, failure)
                 timeouts += 1
         raise NotAMember(self.address)
@@ -134,7 +128,9 @@ class Chord(Node):
         successor list (section IV-E.3)."""
         me, mask = self.me.id, (1 << self.bits) - 1
         whole = (key - me) & mask or mask + 1
-        for finger in self.fingers:
+        # Those before this one are farther than the key: each is at least 2^(m-1-i) away.
+        for i in range(self.bits - whole.bit_length(), len(self.fingers)):
+            finger = self.fingers[i]
             reached = (finger.id - me) & mask
             if reached < whole:
                 break
@@ -147,7 +143,7 @@ class Chord(Node):
         return finger
 
     @rpc(timeout=0.5)
-    def ping(self) -> None:
+    async def ping(self) -> None:
         """Answers if it lives (and is in the ring)."""
         if not self.successors:
             raise NotAMember(self.address)
@@ -246,7 +242,7 @@ class Chord(Node):
                 return
 
     @rpc
-    def neighbours(self) -> Neighbours:
+    async def neighbours(self) -> Neighbours:
         """What ``stabilize`` asks its successor for."""
         if not self.successors:
             raise NotAMember(self.address)
@@ -305,7 +301,7 @@ class Chord(Node):
             await settle(*(self.at(n).departed(self.me, predecessor, successors) for n in told))
 
     @rpc
-    def departed(self, n: Peer, predecessor: Peer | None, successors: tuple[Peer, ...]) -> None:
+    async def departed(self, n: Peer, predecessor: Peer | None, successors: tuple[Peer, ...]) -> None:
         """A neighbour leaves, and hands over what it knew."""
         if self.predecessor == n:
             self.predecessor = None if predecessor == self.me else predecessor
@@ -328,60 +324,18 @@ class Chord(Node):
                 break
             self.fingers.append(ring[bisect_left(ring, Peer(start, "")) % n])
 
-    @rpc
-    def whoami(self) -> Member:
-        """For a census."""
+    def place(self) -> int:
         if not self.successors:
             raise NotAMember(self.address)
-        self.life = self.life or 1 + self.random.below(1 << 62)
-        return Member(self.me.id, self.address, self.life)
+        return self.me.id
 
 
-# -- the other side --------------------------------------------------------------------------------------
+class ChordClient(OverlayClient):
+    """Looks keys up through any peer."""
 
-
-class ChordClient(Directory):
-    """Asks any peer, and another one if that does not answer."""
-
-    addresses: tuple[str, ...]
-    bits: int = 32
-    tries: int = 8
-
-    async def start(self) -> None:
-        self.lookups = self.hops = self.timeouts = self.retries = 0
-
-    @rpc
-    async def lookup(self, key: int | str) -> Holder:
-        place = key if isinstance(key, int) else identifier(key, self.bits)
-        failure: Failure = Unreachable("no peers are known")
-        for peer in self.random.sample(self.addresses, min(self.tries, len(self.addresses))):
-            try:
-                found = await self.at(peer, Chord, timeout=2.0).find_successor(place)
-            except BadArguments:
-                raise
-            except Failure as error:
-                failure = error  # looking a key up changes nothing: it may always be asked again
-                self.retries += 1
-            else:
-                self.lookups += 1
-                self.hops += found.hops
-                self.timeouts += found.timeouts
-                return Holder(found.peer.address, found.hops, found.timeouts)
-        raise failure
-
-    @rpc
-    def tally(self) -> dict[str, float]:
-        """The architecture's metrics, of all lookups answered so far."""
-        n = self.lookups or 1
-        return {"hops": self.hops / n, "timeouts": self.timeouts / n, "retries": self.retries / n}
-
-    @rpc(timeout=120.0)
-    async def census(self) -> Census:
-        members: list[Member] = []
-        for i in range(0, len(self.addresses), 256):
-            answers = await settle(*(self.at(a, Chord).whoami() for a in self.addresses[i : i + 256]))
-            members += [a for a in answers if isinstance(a, Member)]
-        return Census(self.bits, tuple(sorted(members, key=lambda m: m.id)))
+    async def ask(self, peer: str, place: int) -> Holder:
+        found = await self.at(peer, Chord, timeout=2.0).find_successor(place)
+        return Holder(found.peer.address, found.hops, found.timeouts)
 
 
 class ChordRing(Architecture):
@@ -392,11 +346,7 @@ class ChordRing(Architecture):
     source = "Stoica et al., Chord, IEEE/ACM Transactions on Networking 11(1), 2003"
     jobs = (Lookup,)
     claims = ("no single point of failure", "lookups in O(log N) hops")
-    metrics = {
-        "hops": "mean nodes that passed a lookup on, after the one that was asked first",
-        "timeouts": "mean dead nodes that a lookup ran into",
-        "retries": "mean times that a lookup was asked again, of another peer",
-    }
+    metrics = TALLY
 
     nodes: int = parameter(16, "peers", least=1)
     bits: int = parameter(32, "bits of an identifier", least=1, most=64)

@@ -347,7 +347,8 @@ class Raft(Replica):
         self.append(Entry(self.current_term, command))
         answer = self.waiting[self.last_index] = self.future()
         self.replicate()
-        return await answer
+        result: bool | None = await answer
+        return result
 
     @rpc
     async def read(self, key: str) -> Value:
@@ -397,7 +398,7 @@ class Raft(Replica):
             raise NotLeader("")
 
     @rpc
-    def status(self) -> Status:
+    async def status(self) -> Status:
         return Status(self.role, self.current_term, self.last_index, self.commit_index)
 
 
@@ -424,9 +425,11 @@ class RaftStore(Architecture):
         system.clients(LeaderClient(servers=addresses))
 
     async def ready(self, x: Any) -> None:
-        while True:  # until a leader answers
+        answered = False
+        while not answered:  # by a leader
             try:
-                return await x.client.get("")
+                await x.client.get("")
+                answered = True
             except Failure:
                 await x.sleep(0.1)
 

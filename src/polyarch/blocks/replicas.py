@@ -104,7 +104,8 @@ class LeaderClient(KeyValue):
 
     @rpc
     async def get(self, key: str) -> Value:
-        return await self.ask(lambda server: server.read(key))
+        value: Value = await self.ask(lambda server: server.read(key))
+        return value
 
     @rpc
     async def put(self, key: str, value: str | int) -> None:
@@ -122,7 +123,8 @@ class LeaderClient(KeyValue):
         self.open[sequence] = None
         command = Command(self.identity, sequence, next(iter(self.open)), name, key, value, expected)
         try:
-            return await self.ask(lambda server: server.submit(command))
+            result: bool | None = await self.ask(lambda server: server.submit(command))
+            return result
         finally:
             del self.open[sequence]
 
