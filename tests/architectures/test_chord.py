@@ -121,7 +121,7 @@ def test_lookups_survive_when_the_hosts_of_a_quarter_fall_silent() -> None:
     # Nobody refuses: each dead node on the way costs a timeout, after which the client asks again.
     answers = crash_a_quarter(successors=16, confirm=True, silent=True)
     assert sum(isinstance(a, Holder) for _, a in answers) == 0, "an answer was wrong"
-    assert len(answers) < 80
+    assert len(answers) < 20  # of 400
 
 
 def test_without_asking_the_successor_dead_ones_are_given_as_answers() -> None:
