@@ -80,6 +80,8 @@ class Kernel:
         self.directory: dict[str, SimEnv] = {}
         """The present incarnation of every node, by address."""
         self.processes: dict[str, SimProcess] = {}
+        self.serving: dict[Task, None] = {}
+        """Handlers that have suspended, whose callers are waiting: of all nodes, since few at a time do."""
         self.rules: list[Rule] = []
         """Disturbances of the network, in force now."""
         self.silent: set[str] = set()
@@ -364,7 +366,8 @@ class Kernel:
                 fresh._disk = env._disk
             fresh._random = env._random
             process.envs[i] = self.directory[env.address] = fresh
-            for task in env.serving or ():
+            for task in [t for t in self.serving if t.env is env]:
+                del self.serving[task]
                 bucket, deadline, method = task.guard
                 if silent:
                     continue

@@ -524,6 +524,7 @@ def _answer(event: tuple[Any, ...]) -> None:
         waiting = caller.coroutine.send(event[3])
     except StopIteration as stop:
         caller.finish(stop.value)
+        env.current = None  # or every node would keep its last task, all over the memory
     except Exception as error:
         caller.fail(error)
     else:
