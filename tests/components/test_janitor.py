@@ -48,7 +48,8 @@ def run(test: Callable[[Janitor], Awaitable[None]]) -> None:
 def start_main(tmp_path: Path, script: str) -> tuple[subprocess.Popen[str], Path, list[int]]:
     """A main process with its own janitor; its folder, and the pids that it printed."""
     program = f"""
-import asyncio, os, sys
+import asyncio, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 from polyarch.runtimes.local.guardian import Janitor
 async def main():
     janitor = await Janitor.start()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from polyarch.core import (
     Architecture,
     Broken,
+    Env,
     Node,
     Record,
     Refused,
@@ -26,6 +27,7 @@ from polyarch.core import (
     rpc,
     settle,
 )
+from polyarch.core.node import Attachable
 from polyarch.core.tasks import Ledger, Task
 from polyarch.runtimes.base import Experimenter
 
@@ -479,6 +481,34 @@ class Broke(Architecture):
             raise RuntimeError("no way to start")
         member = Member()
         system.role("member", member)
+        system.clients(CrowdClient(member=member))
+
+
+class Wall(Attachable):
+    """A port that no node can be given."""
+
+    def attach(self, env: Env) -> Any:
+        raise ValueError("no way to attach")
+
+    def attach_live(self, env: Env, address: str) -> Any:
+        raise ValueError("no way to attach")
+
+
+class Blind(Node):
+    wall: Wall
+
+
+class Walled(Architecture):
+    """Its node cannot be built where it should run."""
+
+    family = "none"
+    source = "none"
+    jobs = ()
+
+    def build(self, system: System) -> None:
+        member = Member()
+        system.role("member", member)
+        system.role("blind", Blind(wall=Wall()))
         system.clients(CrowdClient(member=member))
 
 

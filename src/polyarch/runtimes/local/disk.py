@@ -77,8 +77,7 @@ class LocalDisk(Disk):
         self._flushing = True
         records, self._pending = self._pending, []
         tasks, self._waiting = self._waiting, []
-        data = b"".join(_HEAD.pack(len(r), crc32(r)) + r for r in records)
-        future = asyncio.get_running_loop().run_in_executor(_flushers, self._write, data)
+        future = asyncio.get_running_loop().run_in_executor(_flushers, self._write, records)
         self.syncs += 1
 
         def done(future: asyncio.Future[None]) -> None:
@@ -94,8 +93,8 @@ class LocalDisk(Disk):
 
         future.add_done_callback(done)
 
-    def _write(self, data: bytes) -> None:
-        view = memoryview(data)
+    def _write(self, records: list[bytes]) -> None:
+        view = memoryview(_framed(records))
         while view:
             view = view[os.write(self._fd, view) :]
         os.fdatasync(self._fd)
@@ -123,7 +122,7 @@ class LocalDisk(Disk):
         records += [encode(("+", name, log)) for name, log in self._logs.items() if log]
         fresh = self._file.with_suffix(".new")
         with open(fresh, "wb") as file:
-            file.write(b"".join(_HEAD.pack(len(r), crc32(r)) + r for r in records))
+            file.write(_framed(records))
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._file)
@@ -131,6 +130,10 @@ class LocalDisk(Disk):
     def close(self) -> None:
         """What is pending is lost: a node has no last words."""
         os.close(self._fd)
+
+
+def _framed(records: list[bytes]) -> bytes:
+    return b"".join(_HEAD.pack(len(record), crc32(record)) + record for record in records)
 
 
 class _Sync(Suspension):

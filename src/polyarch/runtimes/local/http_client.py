@@ -211,6 +211,8 @@ class HttpPool:
         try:
             await self._loop.create_connection(lambda: self._connection(self), self.host, self.port)
         except OSError as error:
+            # At once: a request that comes before this task has ended must not count on it.
+            self._opening.discard(cast("asyncio.Task[None]", asyncio.current_task()))
             # Those who wait are served by the connections that are open, if there are any.
             if not self._connections:
                 self._fail_waiting(f"{self.host}:{self.port}: {error.strerror or error}")

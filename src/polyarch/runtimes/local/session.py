@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
@@ -80,6 +81,7 @@ class LocalSession(Session):
         self._expected_deaths: set[str] = set()
         self.deaths: list[str] = []
         """Processes that ended though nobody had killed them."""
+        _hear_interrupts()
         self._runner = asyncio.Runner(loop_factory=_loop_factory())
         self._closed = False
         self.control = LocalControl(self)
@@ -413,6 +415,13 @@ def _last_line(log: Path) -> str:
     except OSError:
         lines = []
     return lines[-1].strip()[:300] if lines else "it said nothing"
+
+
+def _hear_interrupts() -> None:
+    """A shell without job control lets what it starts in the background ignore interrupts."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
