@@ -55,7 +55,7 @@ class Product(Row):
     name: str
     price: Annotated[int, msgspec.Meta(ge=0)]
     """Pence for one."""
-    stock: Annotated[int, msgspec.Meta(ge=0)]
+    stock: int
 
 
 class Line(Record):
@@ -226,6 +226,7 @@ class ShopJob(Job):
     name = "shop"
     port = Shop
     answers = frozenset({"declined", "out-of-stock", "not-found", "cancelled"})
+    runtime = "local"
 
     profile: dict[str, Any] = msgspec.json.decode(
         files("polyarch.jobs").joinpath("shop_profile.json").read_bytes()
@@ -242,8 +243,8 @@ class ShopJob(Job):
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
         self._cancel = self.cancellations / (1 - self.cancellations)
-        # Looks, then fill, checkout, order, and a cancel now and then.
-        self.mean_visit = self.browse_per_order + 3 + self._cancel
+        # Each look is a visit of its own; an order's is fill, checkout, order, and a cancel now and then.
+        self.mean_visit = (self.browse_per_order + 3 + self._cancel) / (self.browse_per_order + 1)
         self.catalogue = list(self._invented())
         """What ``prepare`` puts on the shelves, and ``check`` adds up again."""
         self.left_out: Counter[str] = Counter()
@@ -252,10 +253,12 @@ class ShopJob(Job):
     # -- the workload ---------------------------------------------------------------------------------------
 
     def _invented(self) -> Iterator[Product]:
-        random = Random(1997)  # prices belong to the catalogue, not to a run
-        for i in range(self.products):
-            price = round(100 * _at(self.profile["unit_price_gbp_quantiles"], random.random()))
-            yield Product(f"p{i:05d}", f"Product {i}", price, self.stock)
+        # Prices belong to the catalogue, not to a run: evenly from the distribution, in random order.
+        quantiles, n = self.profile["unit_price_gbp_quantiles"], self.products
+        pounds = [_at(quantiles, (i + 0.5) / n) for i in range(n)]
+        Random(1997).shuffle(pounds)
+        for i, price in enumerate(pounds):
+            yield Product(f"p{i:05d}", f"Product {i}", round(100 * price), self.stock)
 
     def visits(self, random: Random) -> Iterator[Visit]:
         popularity = Popularity(self.products, self.profile["popularity_zipf_exponent"])
@@ -269,12 +272,9 @@ class ShopJob(Job):
         customers = _Customers(self.profile["orders_per_customer_quantiles"])
         go_on = self.browse_per_order / (1 + self.browse_per_order)
         while True:
-            visit = []
             while random.chance(go_on):  # a geometric number with the right mean
-                if random.chance(0.1):  # one look in ten is at a list
-                    visit.append(Operation("browse", (draw(),)))
-                else:
-                    visit.append(Operation("product", (draw(),)))
+                # One look in ten is at a list.
+                yield (Operation("browse" if random.chance(0.1) else "product", (draw(),)),)
             order_id = f"{random.bits64():016x}"
             customer = "" if random.chance(self.guests) else customers.next(random)
             count = round(_at(self.profile["lines_per_order_quantiles"], random.random()))
@@ -285,9 +285,11 @@ class ShopJob(Job):
             lines = tuple(
                 Line(code, round(_at(self.profile["quantity_quantiles"], random.random()))) for code in chosen
             )
-            visit.append(Operation("fill", (order_id, customer, lines)))
-            visit.append(Operation("checkout", (order_id,)))
-            visit.append(Operation("order", (order_id,)))
+            visit = [
+                Operation("fill", (order_id, customer, lines)),
+                Operation("checkout", (order_id,)),
+                Operation("order", (order_id,)),
+            ]
             if random.chance(self._cancel):
                 visit.append(Operation("cancel", (order_id,)))
             yield tuple(visit)
@@ -371,13 +373,13 @@ class _Customers:
 
 
 def _at(quantiles: Sequence[tuple[float, float]], u: float) -> float:
-    """The value at probability ``u``: linear between known quantiles, and geometric in the last hundredth,
-    where the largest of all values would otherwise count too much."""
+    """The value at probability ``u``.  Between known quantiles it is linear; in the last hundredth, of which
+    only the largest value in 10,000 is known, it follows the power law that leads there."""
     for (p, low), (q, high) in itertools.pairwise(quantiles):
-        if u <= q:
-            share = (u - p) / (q - p)
-            return low * math.pow(high / low, share) if q == 1 else low + (high - low) * share
-    raise ValueError(f"no probability: {u}")
+        if u <= q < 1:
+            return low + (high - low) * (u - p) / (q - p)
+    rest = max((1 - u) / (1 - p), 0.01)
+    return low * math.pow(rest, -math.log(high / low) / math.log(100))
 
 
 async def _all(page: Callable[[str], Any]) -> tuple[Any, ...]:
@@ -485,6 +487,13 @@ class Checks:
         return None
 
     def _wrong_stock(self) -> Iterator[str | None]:
+        for order in self.orders.values():
+            held = self.reservations.get(order.order_id, Reservation(order.order_id, released=True))
+            if order.status in ("confirmed", "shipped"):
+                if held.released or amounts(held.lines) != amounts(order.lines):
+                    yield f"{order.order_id} is {order.status}, and its goods are not taken from the shelf"
+            elif order.status == "cancelled" and not held.released:
+                yield f"{order.order_id} is cancelled, and its goods are not back"
         taken: Counter[str] = Counter()
         for reservation in self.reservations.values():
             if not reservation.released:
@@ -498,13 +507,6 @@ class Checks:
                 yield f"{code} has a stock of {left}"
             elif left + taken[code] != at_first.stock:
                 yield f"{code}: {left} on the shelf and {taken[code]} taken, of {at_first.stock}"
-        for order in self.orders.values():
-            held = self.reservations.get(order.order_id, Reservation(order.order_id, released=True))
-            if order.status in ("confirmed", "shipped"):
-                if held.released or amounts(held.lines) != amounts(order.lines):
-                    yield f"{order.order_id} is {order.status}, and its goods are not taken from the shelf"
-            elif order.status == "cancelled" and not held.released:
-                yield f"{order.order_id} is cancelled, and its goods are not back"
 
     def _wrong_shipments(self, sold: Sequence[Order]) -> Iterator[str | None]:
         for order in sold:
