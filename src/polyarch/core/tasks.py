@@ -96,7 +96,8 @@ class Task:
             self.fail(error)
         else:
             if type(waiting) is tuple:
-                env.call(self, *waiting)
+                reference, method, arguments = waiting
+                env.call(self, reference, method, arguments)
             else:
                 self._wait(waiting)
 

@@ -195,18 +195,22 @@ class LocalEnv(Env):
             self.inbox.append(lambda: self.request(back, call, name, arguments, origin))
             return
         method = self.methods.get(name)
+        # A task only if somebody counts or the handler suspends: most do neither.
+        task: Task | None = None
         if back is None:
             task = Task(self, None, origin.ledger, origin.depth)
-        else:
-            task = Task(self, None, Ledger() if origin else None, origin)
+        elif origin:
+            task = Task(self, None, Ledger(), origin)
         self.current = task
         try:
             if method is None or method.is_oneway:
                 raise self._unknown(name)
-            result = method.function(self.node, *method.check(arguments))
+            result = method.invoke(self.node, arguments)
             if method.is_async:
-                task.coroutine = result
                 waiting = result.send(None)
+                if task is None:
+                    self.current = task = Task(self, None)
+                task.coroutine = result
                 task.caller = back or origin
                 task.caller_token = call
                 task.guard = method
@@ -225,7 +229,7 @@ class LocalEnv(Env):
         self._give_checked(back, call, task, method, result)
 
     def _give_checked(
-        self, back: Connection | None, call: int, task: Task, method: Method, result: Any
+        self, back: Connection | None, call: int, task: Task | None, method: Method, result: Any
     ) -> None:
         try:
             result = method.check_result(result)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from polyarch.core.errors import Broken, Failure, Timeout, TooLarge, Unreachable, failure_from_wire
 from polyarch.core.http import Http
-from polyarch.core.messages import Method
+from polyarch.core.messages import FOREVER_NS, Method
 from polyarch.core.node import Node, bind
 from polyarch.core.randomness import Random
 from polyarch.core.tasks import Task
@@ -34,17 +34,13 @@ __all__ = ["LocalProcess"]
 
 T = TypeVar("T")
 
-_WHEEL_BITS = 26  # deadlines of calls are kept in slots of 67 ms
+_SWEEP_NS = 1 << 26  # deadlines of calls are looked at every 67 ms
 _MOST = 1000  # bugs and complaints that are kept
 
 # Below the range from which Linux takes the ports of outgoing connections (32768 on): there, another
 # connection could take the port of a process that is down, and one that tries again and again to reach it
 # would one day connect to itself.  Components take theirs above these.
 _PORTS = range(12_000, 20_000)
-
-_REQUEST = [int, int, str, str, str, list, int]
-_ONEWAY = [int, str, str, str, list]
-"""What the parts of frames that anybody can send are."""
 
 
 class LocalProcess:
@@ -84,8 +80,11 @@ class LocalProcess:
         self.ready: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._inside = 0
         self._links: dict[str, Link] = {}
-        self._expected: dict[int, tuple[Task, int, Method, dict[int, int]]] = {}
-        self._wheel: dict[int, dict[int, int]] = {}
+        self._expected: dict[int, tuple[Task, int, Method, int]] = {}
+        """Who waits for the answer to each call, and until when."""
+        self._horizon = 0
+        """Calls whose deadlines are before it have timers of their own."""
+        self._sweeping = False
         self.timers = Timers(self.event)
         self.http = HttpLinks(self)
         self._kept: set[asyncio.Task[Any]] = set()
@@ -248,9 +247,10 @@ class LocalProcess:
             kind = frame[0]
             if kind == REQUEST:
                 _, call, to, sender, name, arguments, depth = frame
-                if list(map(type, frame)) != _REQUEST:
+                if type(name) is not str or type(arguments) is not list or type(depth) is not int:
                     raise TypeError("a request's parts are of other types")
-                connection.peer = self.places.get(sender, connection.peer)
+                if not connection.peer:
+                    connection.peer = self.places.get(sender, "")
                 env = self.envs.get(to)
                 if env is not None:
                     env.request(connection, call, name, arguments, depth)
@@ -266,9 +266,10 @@ class LocalProcess:
                 self._settled(connection, call, size, messages, size_, depth, None, failure)
             elif kind == ONEWAY:
                 _, to, sender, name, arguments = frame
-                if list(map(type, frame)) != _ONEWAY:
+                if type(name) is not str or type(arguments) is not list:
                     raise TypeError("a one-way message's parts are of other types")
-                connection.peer = self.places.get(sender, connection.peer)
+                if not connection.peer:
+                    connection.peer = self.places.get(sender, "")
                 env = self.envs.get(to)
                 if env is not None:
                     env.oneway(name, arguments)
@@ -310,18 +311,25 @@ class LocalProcess:
     def expect(self, call: int, task: Task, token: int, method: Method, timeout_ns: int) -> None:
         """Remember who waits for the answer to a call, and until when."""
         deadline = time.monotonic_ns() + timeout_ns
-        slot = deadline >> _WHEEL_BITS
-        bucket = self._wheel.get(slot)
-        if bucket is None:
-            bucket = self._wheel[slot] = {}
-            if timeout_ns < 1 << 60:
-                self.timers.at(slot << _WHEEL_BITS, self._open_slot, slot)
-        bucket[call] = deadline
-        self._expected[call] = (task, token, method, bucket)
-
-    def _open_slot(self, slot: int) -> None:
-        for call, deadline in self._wheel.pop(slot).items():
+        self._expected[call] = (task, token, method, deadline)
+        if deadline < self._horizon:
             self.timers.at(deadline, self._expire, call)
+        elif not self._sweeping and deadline < FOREVER_NS:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Give timers to the calls whose deadlines are near.  Most are answered before that, and then their
+        timeouts have cost nothing."""
+        near, now = self._horizon, time.monotonic_ns()
+        self._horizon = horizon = now + 2 * _SWEEP_NS
+        self._sweeping = False
+        for call, (_, _, _, deadline) in self._expected.items():
+            if near <= deadline < horizon:
+                self.timers.at(deadline, self._expire, call)
+            elif horizon <= deadline < FOREVER_NS:
+                self._sweeping = True
+        if self._sweeping:
+            self.timers.at(now + _SWEEP_NS, self._sweep)
 
     def _expire(self, call: int) -> None:
         waiting = self._expected.get(call)
@@ -340,8 +348,7 @@ class LocalProcess:
     def _fail(self, call: int, failure: Failure) -> None:
         waiting = self._expected.pop(call, None)
         if waiting is not None:
-            task, token, _, bucket = waiting
-            bucket.pop(call, None)
+            task, token, _, _ = waiting
             self.resume(task, token, False, failure)
 
     def resume(self, task: Task, token: int, ok: bool, value: Any) -> None:
@@ -356,8 +363,7 @@ class LocalProcess:
     def _settle_here(self, call: int, depth: int, ok: bool, value: Any) -> None:
         waiting = self._expected.pop(call, None)
         if waiting is not None:
-            task, token, _, bucket = waiting
-            bucket.pop(call, None)
+            task, token, _, _ = waiting
             if task.ledger is not None:
                 task.depth = max(task.depth, depth)
             if not ok:
@@ -381,8 +387,7 @@ class LocalProcess:
             connection.link.flight.pop(call, None)
         if waiting is None:
             return  # too late
-        task, token, method, bucket = waiting
-        bucket.pop(call, None)
+        task, token, method, _ = waiting
         ledger = task.ledger
         if ledger is not None:
             ledger.messages += 1
@@ -396,7 +401,12 @@ class LocalProcess:
                 value = method.check_result(value)
             except Broken as broken:
                 failure = broken
-        self.resume(task, token, failure is None, value if failure is None else failure)
+            else:
+                if task.token == token and not task.done:  # as `resume` does
+                    task.token = token + 1
+                    task.resume(value)
+                return
+        self.resume(task, token, False, failure)
 
     # -- the end --------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ them.
 from __future__ import annotations
 
 import asyncio
+import struct
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "Link"]
 
 _decode = msgspec.msgpack.Decoder().decode
+_LENGTH = struct.Struct(">I")
 
 
 class Connection(asyncio.Protocol):
@@ -61,11 +63,11 @@ class Connection(asyncio.Protocol):
         if self._rest:
             data = self._rest + data
         at, size = 0, len(data)
-        handle = process.handle
+        handle, length = process.handle, _LENGTH.unpack_from
         process.enter()
         try:
             while self.open and size - at >= HEADER:
-                end = at + HEADER + int.from_bytes(data[at : at + HEADER], "big")
+                end = at + HEADER + length(data, at)[0]
                 if end > size:
                     if end - at > MAX_FRAME + HEADER:
                         self.close(f"a frame of {end - at} bytes")
