@@ -85,6 +85,11 @@ class Server(Node):
     @rpc
     async def add_later(self, a: int, b: int, seconds: float) -> int:
         await self.sleep(seconds)
+        return a + b
+
+    @rpc
+    async def add_noted(self, a: int, b: int, seconds: float) -> int:
+        await self.sleep(seconds)
         self.heard.append(f"added {a} and {b}")
         return a + b
 
@@ -401,6 +406,10 @@ class Client(Node):
     @rpc
     async def add_later(self, a: int, b: int, seconds: float, patience: float = 10.0) -> int:
         return await self.at(self.server, Server, timeout=patience).add_later(a, b, seconds)
+
+    @rpc
+    async def add_noted(self, a: int, b: int, seconds: float, patience: float = 10.0) -> int:
+        return await self.at(self.server, Server, timeout=patience).add_noted(a, b, seconds)
 
     @rpc
     async def wait(self, seconds: float) -> str:

@@ -52,7 +52,7 @@ def test_a_crash_in_the_middle_of_a_handler_breaks_the_call_at_once(run: Run, pr
 
 def test_the_crash_of_a_caller_leaves_the_handler_running_and_nothing_behind(run: Run) -> None:
     async def experiment(x: Experimenter) -> None:
-        task = x.spawn(x.client.add_later(1, 2, 0.3))
+        task = x.spawn(x.client.add_noted(1, 2, 0.3))
         await x.sleep(0.1)
         await x.control.crash("client")
         assert type(await outcome_of(task)) is Broken
@@ -268,7 +268,7 @@ def test_a_partition_lets_nothing_through_either_way_until_it_is_healed(run: Run
 def test_in_a_one_way_partition_the_handler_runs_though_its_answer_is_lost(run: Run) -> None:
     async def experiment(x: Experimenter) -> None:
         await x.control.disturb(["server-0"], ["client"], loss=1.0)
-        assert type(await failure_of(x.client.add_later(1, 2, 0.0, 0.3))) is Timeout
+        assert type(await failure_of(x.client.add_noted(1, 2, 0.0, 0.3))) is Timeout
         assert await heard(x, 1) == ["added 1 and 2"]
         await x.control.heal()
         assert await x.client.add(1) == 2
@@ -350,7 +350,7 @@ def test_a_duplicated_one_way_comes_twice_and_a_duplicated_call_has_one_result(r
         await x.client.note(("twice",))
         assert await heard(x, 2) == ["twice", "twice"]
         for i in range(5):
-            assert await x.client.add_later(i, i, 0.001) == 2 * i, "a second answer is nobody's"
+            assert await x.client.add_noted(i, i, 0.001) == 2 * i, "a second answer is nobody's"
         assert len(await heard(x, 12)) == 12, "every request came twice"
 
     run(experiment)

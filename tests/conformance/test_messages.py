@@ -259,7 +259,7 @@ def test_a_message_that_the_node_does_not_have_is_refused_and_says_what_it_has(r
         for call in other.nothing_like_it(), other.note("a one-way, called"):
             failure = await failure_of(call)
             assert type(failure) is UnknownMethod
-            assert "it has: add, add_later" in failure.detail
+            assert "it has: add, add_later, add_noted" in failure.detail
 
     run(experiment)
 
