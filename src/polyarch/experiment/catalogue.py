@@ -13,6 +13,8 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+import traceback
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -24,7 +26,7 @@ import polyarch.jobs
 from polyarch.core.job import Job
 from polyarch.core.system import Architecture
 
-__all__ = ["UnknownName", "architecture", "architectures", "gap", "job", "jobs", "matrix", "suggestion"]
+__all__ = ["UnknownName", "architecture", "architectures", "gap", "job", "jobs", "matrix", "near", "offered"]
 
 T = TypeVar("T")
 
@@ -37,34 +39,40 @@ class UnknownName(LookupError):
 def architectures() -> dict[str, type[Architecture]]:
     """All architectures by name."""
     jobs()  # what they offer has names too
-    return _discover(polyarch.architectures, Architecture)
+    return _discover(polyarch.architectures, Architecture)  # type: ignore[type-abstract]
 
 
 @cache
 def jobs() -> dict[str, type[Job]]:
     """All jobs by name."""
-    return _discover(polyarch.jobs, Job)
+    return _discover(polyarch.jobs, Job)  # type: ignore[type-abstract]
 
 
 def architecture(name: str) -> type[Architecture]:
     """An architecture by its name, or by the path of the file that defines it."""
-    return _find(name, "architecture", architectures(), Architecture)
+    return _find(name, "architecture", architectures(), Architecture)  # type: ignore[type-abstract]
 
 
 def job(name: str) -> type[Job]:
     """A job by its name, or by the path of the file that defines it."""
-    return _find(name, "job", jobs(), Job)
+    return _find(name, "job", jobs(), Job)  # type: ignore[type-abstract]
+
+
+def offered(architecture: type[Architecture]) -> tuple[type[Job], ...]:
+    """The jobs that an architecture offers."""
+    jobs()  # their modules give them their names
+    return architecture.jobs
 
 
 def gap(architecture: type[Architecture], job: type[Job]) -> str:
     """Why an architecture does not offer a job; empty if it does."""
-    if any(issubclass(offered, job) for offered in architecture.jobs):
+    if any(issubclass(its, job) for its in architecture.jobs):
         return ""
     reason = architecture.gaps.get(job.name)
     if reason:
         return reason
-    offered = ", ".join(j.name for j in architecture.jobs)
-    return f"offers {offered}: its clients have no {job.port.__name__} operations"
+    names = ", ".join(its.name for its in offered(architecture))
+    return f"offers {names}: its clients have no {job.port.__name__} operations"
 
 
 def matrix() -> dict[str, dict[str, str]]:
@@ -74,16 +82,14 @@ def matrix() -> dict[str, dict[str, str]]:
     }
 
 
-def suggestion(name: str, known: Any) -> str:
-    """``; did you mean 'raft'?``, or what there is."""
-    near = difflib.get_close_matches(name, list(known), 1, 0.5)
-    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known) or 'none'}"
+def near(name: str, known: Iterable[str]) -> str:
+    """The known name that was meant, perhaps; or nothing."""
+    return next(iter(difflib.get_close_matches(name, list(known), 1, 0.6)), "")
 
 
 def _discover(package: ModuleType, base: type[T]) -> dict[str, type[T]]:
-    modules = [
-        importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)
-    ]
+    names = [m.name for m in pkgutil.iter_modules(package.__path__)]
+    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
     for entry in entry_points(group=package.__name__):
         try:
             modules.append(entry.load())
@@ -116,26 +122,53 @@ def _name(kind: Any, module: ModuleType) -> str:
 def _find(name: str, what: str, known: dict[str, type[T]], base: type[T]) -> type[T]:
     if name in known:
         return known[name]
-    path = Path(name)
-    if path.suffix == ".py":
-        return _load(path, what, base)
-    raise UnknownName(f"there is no {what} {name!r}; {suggestion(name, known)}")
+    if name.endswith(".py") or "/" in name:
+        return _load(Path(name), what, base)
+    if what == "architecture" and name in jobs():
+        offering = [a for a, kind in architectures().items() if not gap(kind, jobs()[name])]
+        raise UnknownName(f"{name} is a job; architectures that offer it: {', '.join(offering) or 'none'}")
+    if what == "job" and name in architectures():
+        names = ", ".join(its.name for its in offered(architectures()[name]))
+        raise UnknownName(f"{name} is an architecture; jobs that it offers: {names or 'none'}")
+    meant = near(name, known)
+    hint = f"did you mean {meant!r}?" if meant else f"there are: {', '.join(known) or 'none'}"
+    raise UnknownName(f"there is no {what} {name!r}; {hint}")
 
 
 def _load(path: Path, what: str, base: type[T]) -> type[T]:
+    """The architecture or job that a file of the user's own defines.  Its module is called by the file's
+    name, unless something else is: then by its path."""
     if not path.is_file():
-        raise UnknownName(f"there is no file {str(path)!r}")
-    spec = importlib.util.spec_from_file_location(path.stem, path.absolute())
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UnknownName(f"{path}: {type(error).__name__}: {error}") from error
+        raise UnknownName(f"{str(path)!r} is {'a folder' if path.is_dir() else 'not there'}")
+    file = path.resolve()
+    name = file.stem
+    taken = sys.modules.get(name) or importlib.util.find_spec(name)
+    if taken is not None and getattr(taken, "__file__", getattr(taken, "origin", None)) != str(file):
+        name = "_".join(["user", *file.with_suffix("").parts[1:]])
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UnknownName(f"{path} is no Python file: its name must end in .py")
+    module = sys.modules.get(name)
+    if module is None:
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a file may even exit
+            del sys.modules[name]
+            raise UnknownName(_why(path, file, error)) from error
     kinds = _defined(module, base)
     if len(kinds) != 1:
-        raise UnknownName(f"{path} defines {len(kinds)} {what}s; exactly one is wanted")
+        names = f" ({', '.join(kind.__name__ for kind in kinds)})" if kinds else ""
+        raise UnknownName(f"{path} defines {len(kinds)} {what}s{names}; exactly one is wanted")
     _name(kinds[0], module)
     return kinds[0]
+
+
+def _why(path: Path, file: Path, error: BaseException) -> str:
+    """``mine.py:12: NameError: name 'Nod' is not defined``"""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+    return f"{path}{f':{line}' if line else ''}: {type(error).__name__}: {text}"

@@ -1,14 +1,18 @@
 """Several architectures, the same job, the same seed, the same load: measured in turn, side by side.
 
-All trials are open at once and take turns in short rounds (A B C D, A B C D, …), so that a machine that is
-slower for a while is slower for all.  Then each role of each is killed in turn, under load.
+All trials are open at once and take turns in short rounds (A B C D, B C D A, …), so that a machine that is
+slower for a while is slower for all.  The visits behind the latencies are decided beforehand: each
+architecture is asked for the same ones at the same times.  Then each role of each is killed, under load.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
+
+import msgspec
 
 from polyarch.core.job import Done
 from polyarch.experiment.load import Load, LoadClient, LoadResult
@@ -25,7 +29,7 @@ from polyarch.experiment.run import (
 from polyarch.measure.histogram import Histogram
 from polyarch.runtimes.base import Experimenter
 
-__all__ = ["Pace", "compare"]
+__all__ = ["Outage", "Pace", "compare"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,43 +47,62 @@ class Pace:
     """From a kill to the restart: what a supervisor needs."""
     window: float = 1.5
     """Watched after a kill."""
+    long: float = 2.0
+    """Down that long a second time, if operations only waited: did they wait for this process?"""
     kills: bool = True
     """Whether to kill at all."""
+    replicas: int = 1
+    """How many processes of a role are killed, one after another; the card is of the costliest."""
+
+    @classmethod
+    def of(cls, runtime: str, *, rounds: int, seconds: float, clients: int, kills: bool) -> Pace:
+        """``seconds`` of load for each figure.  Virtual time is cheap: there more processes are killed."""
+        replicas = 5 if runtime == "sim" else 1
+        each = seconds / rounds
+        return cls(rounds, each, clients, each, kills=kills, replicas=replicas)
 
 
 def compare(questions: Sequence[Question], pace: Pace) -> Comparison:
     """Measure them all.  The questions differ in the architecture only."""
     trials: list[Trial] = []
     job, runtime = questions[0].job, questions[0].runtime
+    steady_load = [load_of(dataclasses.replace(q, duration=pace.steady)) for q in questions]
+    traced = questions[0].trace is not None
+    rounds = [msgspec.structs.replace(steady_load[0], name=f"round {r + 1}") for r in range(pace.rounds)]
+    # A trace's orders can be placed once.
+    rounds = rounds[:1] if traced else rounds
     try:
         for question in questions:
-            trials.append(Trial(question))
+            trials.append(Trial(question, duration=steady_load[0].duration))
         saturation: list[list[LoadResult]] = [[] for _ in trials]
         steady: list[list[LoadResult]] = [[] for _ in trials]
+        for trial in trials:
+            trial.plan([load for load in rounds if load.rate is not None])
         # Code paths, caches and connections are warmed up before anything counts.
         for trial in trials:
-            trial.load(Load(duration=pace.saturation / 4, clients=pace.clients, account=0), name="warming up")
-        traced = questions[0].trace is not None
+            warm = Load(duration=pace.saturation / 4, clients=pace.clients, account=0)
+            trial.load(warm, phase="warming up")
         for round_ in range(pace.rounds):
             # Each round begins with another one: nobody is always the first after a change of phase.
             order = [(i + round_) % len(trials) for i in range(len(trials))]
             for i in order:
                 load = Load(duration=pace.saturation, clients=pace.clients, account=0)
-                saturation[i].append(trials[i].load(load, name=f"saturation, round {round_ + 1}"))
-            for i in order:
-                load = load_of(dataclasses.replace(questions[i], duration=pace.steady))
-                if traced and round_:
-                    continue  # a trace's orders can be placed once
+                saturation[i].append(trials[i].load(load, phase=f"saturation, round {round_ + 1}"))
+            for i in order if round_ < len(rounds) else ():
                 faults = trials[i].faults if round_ == 0 else ()
-                steady[i].append(trials[i].load(load, name=f"latency, round {round_ + 1}", faults=faults))
+                result = trials[i].load(rounds[round_], phase=f"latency, round {round_ + 1}", faults=faults)
+                steady[i].append(result)
         footprints = [trial.footprint() for trial in trials]
         known = [trial.bytes_are_known() for trial in trials]
         cards: list[BlastRadius] = []
-        for trial in trials:
+        for i, trial in enumerate(trials):
+            usual = {name: latency.max * 1e-3 for name, latency in latency_of(steady[i])[1].items()}
             for role in trial.system.roles.values() if pace.kills else ():
-                cards.append(_kill(trial, role.name, role.process_names()[0], pace))
+                names = role.process_names()[: pace.replicas]
+                cards.append(max((_kill(trial, role.name, n, pace, usual) for n in names), key=_damage))
         runs = [
-            _record(trial, saturation[i], steady[i], footprints[i], known[i]) for i, trial in enumerate(trials)
+            _record(trial, rounds[0], saturation[i], steady[i], footprints[i], known[i])
+            for i, trial in enumerate(trials)
         ]
         return Comparison(job=type(job).name, runtime=runtime, runs=tuple(runs), blast_radius=tuple(cards))
     finally:
@@ -89,6 +112,7 @@ def compare(questions: Sequence[Question], pace: Pace) -> Comparison:
 
 def _record(
     trial: Trial,
+    load: Load,
     saturation: Sequence[LoadResult],
     steady: Sequence[LoadResult],
     footprint: tuple[int | None, float | None],
@@ -109,7 +133,6 @@ def _record(
     if lateness.count and q.runtime != "sim":
         metrics = {**metrics, "generator_lateness_ms": lateness.summary()}
     processes, memory = footprint
-    load = load_of(dataclasses.replace(q, duration=1.0))
     return RunRecord(
         architecture=type(q.architecture).name,
         job=type(q.job).name,
@@ -119,6 +142,8 @@ def _record(
         nodes=trial.nodes(),
         rate_per_s=load.rate,
         clients=load.clients,
+        trace=q.trace,
+        speedup=load.speedup if q.trace is not None else None,
         duration_s=round(seconds, 6),
         operations=operations_of(history),
         throughput_per_s=round(sum(r.in_time for r in steady) / seconds, 3) if seconds else None,
@@ -143,13 +168,98 @@ def _record(
     )
 
 
-def _kill(trial: Trial, role: str, process: str, pace: Pace) -> BlastRadius:
+@dataclasses.dataclass
+class Outage:
+    """What a kill did to the operations of a load.  Times are those of the history."""
+
+    kill: float
+    restart: float
+    """When the restart began."""
+    hit: list[Done]
+    """Operations that ended after the kill, in the order in which they were to begin."""
+    answers: frozenset[str]
+    """Codes of refusals that are proper answers."""
+    usual: dict[str, float]
+    """The longest time that each kind of operation took when nothing was broken."""
+
+    def succeeded(self, done: Done) -> bool:
+        return done.outcome == "ok" or done.code in self.answers
+
+    def stalled(self, done: Done) -> bool:
+        """Whether it took more than twice as long as any of its kind before, and a tenth of a second."""
+        return done.end - done.intended > max(0.1, 2 * self.usual.get(done.name, 0.0))
+
+    @property
+    def bad(self) -> list[Done]:
+        """Operations that were lost, or whose outcome is unknown."""
+        return [d for d in self.hit if not self.succeeded(d)]
+
+    @property
+    def recovery(self) -> float | None:
+        """Seconds from the kill to the first success after the last operation that failed or stalled."""
+        disturbed = [d.intended for d in self.hit if not self.succeeded(d) or self.stalled(d)]
+        if not disturbed:
+            return 0.0
+        later = [d.end for d in self.hit if d.intended > max(disturbed) and self.succeeded(d)]
+        return round(max(0.0, min(later) - self.kill), 3) if later else None
+
+    @property
+    def dead(self) -> list[str]:
+        """Kinds of operation of which none succeeded while the process was down: those that were asked for
+        then failed, or waited until it was back."""
+        kinds: dict[str, list[bool]] = {}
+        for d in self.hit:
+            if self.kill <= d.intended < self.restart:
+                waited = d.end > self.restart and self.stalled(d)
+                kinds.setdefault(d.name, []).append(self.succeeded(d) and not waited)
+        return sorted(name for name, succeeded in kinds.items() if not any(succeeded))
+
+    @property
+    def undecided(self) -> bool:
+        """Whether some kind of operation waited and then succeeded: for this process, or for another that
+        took over too late to tell?"""
+        failed = {d.name for d in self.bad if d.intended < self.restart}
+        return any(name not in failed for name in self.dead)
+
+
+def _kill(trial: Trial, role: str, process: str, pace: Pace, usual: dict[str, float]) -> BlastRadius:
     """Kill one process under load, restart it, and see what it cost."""
     q = trial.question
     rate = q.rate if q.rate is not None else q.job.rate
+    outage, up = _outage(trial, process, rate, pace, usual)
+    dead = outage.dead
+    if outage.undecided:
+        longer = dataclasses.replace(pace, down=pace.long, window=pace.long + pace.window)
+        dead = _outage(trial, process, rate, longer, usual)[0].dead
+    bad = outage.bad
+    return BlastRadius(
+        architecture=type(q.architecture).name,
+        role=role,
+        process=process,
+        runtime=q.runtime,
+        attempted=len(outage.hit),
+        lost=sum(d.outcome == "fail" for d in bad),
+        unknown=sum(d.outcome == "info" for d in bad),
+        recovery_s=outage.recovery,
+        single_point_of_failure=bool(dead),
+        window_s=pace.window,
+        rate_per_s=rate,
+        detail=_detail(bad, dead, up),
+    )
+
+
+def _damage(card: BlastRadius) -> tuple[bool, int, float]:
+    recovery = card.recovery_s if card.recovery_s is not None else math.inf
+    return card.single_point_of_failure, card.lost + card.unknown, recovery
+
+
+def _outage(
+    trial: Trial, process: str, rate: float, pace: Pace, usual: dict[str, float]
+) -> tuple[Outage, float]:
+    """Load the system, kill a process, restart it; and how long the restart took."""
     times = {"kill": 0.0, "restart": 0.0, "up": 0.0}
-    load = Load(duration=pace.before_kill + pace.window, rate=rate, account=0)
-    trial._phase(f"killing {process}")
+    load = Load(duration=pace.before_kill + pace.window, rate=rate, account=0, name=f"kill {process}")
+    trial.phase(f"killing {process}", load.duration)
 
     async def experiment(x: Experimenter) -> LoadResult:
         task = x.spawn(x.at("loadclient", LoadClient).run(load))
@@ -164,47 +274,10 @@ def _kill(trial: Trial, role: str, process: str, pace: Pace) -> BlastRadius:
         return result
 
     result = trial.perform(experiment)
-    history = trial.history()[result.first :]
+    history = trial.history(result.first)
     hit = sorted((d for d in history if d.end >= times["kill"]), key=lambda d: d.intended)
-    answers = q.job.answers
-    bad = [d for d in hit if d.outcome != "ok" and d.code not in answers]
-    lost = sum(d.outcome == "fail" for d in bad)
-    unknown = sum(d.outcome == "info" for d in bad)
-    recovery = _recovery(hit, bad, times["kill"])
-    down = [d for d in hit if times["kill"] <= d.intended < times["restart"]]
-    dead = _dead_kinds(down, answers)
-    return BlastRadius(
-        architecture=type(q.architecture).name,
-        role=role,
-        process=process,
-        runtime=q.runtime,
-        attempted=len(hit),
-        lost=lost,
-        unknown=unknown,
-        recovery_s=recovery,
-        single_point_of_failure=bool(dead),
-        window_s=pace.window,
-        rate_per_s=rate,
-        detail=_detail(bad, dead, times["up"] - times["restart"]),
-    )
-
-
-def _recovery(hit: Sequence[Done], bad: Sequence[Done], kill: float) -> float | None:
-    """Seconds from the kill until operations succeeded, and went on to: 0 if none failed, None if the
-    last ones still did."""
-    if not bad:
-        return 0.0
-    last = max(d.intended for d in bad)
-    later = [d.end for d in hit if d.intended > last and d.outcome == "ok"]
-    return round(max(0.0, min(later) - kill), 3) if later else None
-
-
-def _dead_kinds(down: Sequence[Done], answers: frozenset[str]) -> list[str]:
-    """Kinds of operation of which none succeeded while the process was down."""
-    kinds: dict[str, list[bool]] = {}
-    for done in down:
-        kinds.setdefault(done.name, []).append(done.outcome == "ok" or done.code in answers)
-    return sorted(name for name, succeeded in kinds.items() if not any(succeeded))
+    outage = Outage(times["kill"], times["restart"], hit, trial.question.job.answers, usual)
+    return outage, times["up"] - times["restart"]
 
 
 def _detail(bad: Sequence[Done], dead: Sequence[str], restart: float) -> str:

@@ -2,6 +2,10 @@
 
 It is a node like any other, so the same file loads a simulation and a live system.
 
+The k-th visit that begins is the same for the same seed, whatever the architecture and the runtime; so is
+the time of its arrival in an open loop.  (How many visits a closed loop makes depends on the system; what
+follows a failed operation of a visit is not asked for.)
+
 Open loop: visits arrive at random (Poisson) or evenly at a rate, whatever the system does; latency counts
 from the intended start (no coordinated omission).  Closed loop: a number of clients, each of which makes
 its next visit when the last one has ended.
@@ -29,6 +33,8 @@ __all__ = ["Load", "LoadClient", "LoadResult"]
 
 _PATIENCE = 15.0
 """Seconds after which an operation that the client itself does not end is given up (outcome unknown)."""
+_INSTANT = 1e-6
+"""Seconds that a closed-loop client waits after a visit that took no (virtual) time at all."""
 
 
 class Load(Record):
@@ -47,12 +53,12 @@ class Load(Record):
     arrivals: Literal["poisson", "steady"] = "poisson"
     account: int = 1
     """The costs of every ``account``-th operation are counted; 0: of none."""
-    record: bool = True
-    """Whether operations go into the history."""
+    name: str = ""
+    """Seeds its arrivals; by it ``LoadClient.plan`` knows it again."""
 
 
 class LoadResult(Record):
-    """What came of it.  Histograms as ``Histogram.to_dict``, in ns from the intended start, successes only."""
+    """What came of it.  Histograms as ``Histogram.to_dict``: ns from the intended start, successes only."""
 
     attempted: int
     ok: int
@@ -90,7 +96,7 @@ class LoadClient(Node):
         self.visits = made.visits(self.random.fork(f"visits {self.seed}"))
         self.history: list[Done] = []
         self.numbers = itertools.count()
-        self.done_operations = itertools.count(1)
+        self.planned: dict[str, list[tuple[float, Visit]]] = {}
 
     @rpc
     async def run(self, load: Load) -> LoadResult:
@@ -99,10 +105,18 @@ class LoadClient(Node):
         if load.trace is not None:
             await self._follow(self._recorded(load), tally)
         elif load.rate is not None:
-            await self._follow(self._arriving(load), tally)
+            planned = self.planned.pop(load.name, None)
+            await self._follow(self._arriving(load) if planned is None else iter(planned), tally)
         else:
             await self._closed(load, tally)
         return tally.result()
+
+    @rpc
+    async def plan(self, loads: list[Load]) -> None:
+        """Draw the visits of open loops before any others: then they are the same ones whatever a closed
+        loop takes in between."""
+        for load in loads:
+            self.planned[load.name] = list(self._arriving(load))
 
     @rpc
     async def past(self, start: int, most: int) -> list[Done]:
@@ -114,7 +128,7 @@ class LoadClient(Node):
     def _arriving(self, load: Load) -> Iterator[tuple[float, Visit]]:
         assert load.rate is not None
         gap = self.port.mean_visit / load.rate
-        random = self.random.fork(f"arrivals {self.seed} {next(self.numbers)}")
+        random = self.random.fork(f"arrivals {self.seed} {load.name}")
         poisson = load.arrivals == "poisson"
         at = random.exponential(gap) if poisson else 0.0
         while at < load.duration:
@@ -151,8 +165,10 @@ class LoadClient(Node):
         end = tally.begin + load.duration
 
         async def client() -> None:
-            while self.now < end:
-                await self._visit(next(self.visits), self.now - tally.begin, tally)
+            while (began := self.now) < end:
+                await self._visit(next(self.visits), began - tally.begin, tally)
+                if self.now <= began:  # answered at once, in virtual time: it would go on for ever
+                    await self.sleep(_INSTANT)
 
         async def clock() -> None:
             await self.sleep(load.duration)
@@ -186,12 +202,11 @@ class LoadClient(Node):
             outcome = "fail" if failure.definite else "info"
         end = self.now - tally.begin
         tally.count(operation.name, outcome, code, intended, end, self._env.current)
-        if tally.load.record:
-            done = Done(
-                visit, operation.name, operation.arguments, tally.begin + intended, tally.begin + start,
-                tally.begin + end, outcome, msgspec.to_builtins(value), code, detail,  # type: ignore[arg-type]
-            )
-            self.history.append(done)
+        done = Done(
+            visit, operation.name, operation.arguments, tally.begin + intended, tally.begin + start,
+            tally.begin + end, outcome, msgspec.to_builtins(value), code, detail,  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.history.append(done)
         return outcome == "ok"
 
     @property

@@ -153,6 +153,10 @@ class RunRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Operations per second that an open-loop workload offered while latency was measured."""
     clients: int | None = None
     """Clients of a closed-loop workload."""
+    trace: str | None = None
+    """The file of recorded visits that was replayed."""
+    speedup: float | None = None
+    """How many times faster than recorded."""
     duration_s: float | None = None
     """Seconds of load behind the figures, of virtual time on ``sim``."""
 
@@ -202,15 +206,16 @@ class BlastRadius(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Which process was killed: ``logic-2``."""
     runtime: str
     attempted: int
-    """Operations started from the kill until the end of the window."""
+    """Operations in flight at the kill, or begun from then until the end of the window."""
     lost: int
     """Of these, refused: they did not happen."""
     unknown: int
     """Of these, without an answer: they may have happened."""
     recovery_s: float | None
-    """Seconds from the kill until operations succeeded as before; ``null`` means not in the window."""
+    """Seconds from the kill until operations succeeded, and as fast as before; 0: none failed or stalled;
+    ``null``: not in the window."""
     single_point_of_failure: bool
-    """Whether, until it recovered, no operation of some kind succeeded."""
+    """Whether some kind of operation did not succeed at all until the process was back."""
     window_s: float | None = None
     """Seconds that were watched after the kill."""
     rate_per_s: float | None = None

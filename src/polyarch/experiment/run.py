@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from polyarch.core.errors import Failure
@@ -17,16 +19,17 @@ from polyarch.core.randomness import Random
 from polyarch.core.system import Architecture, System
 from polyarch.experiment.load import Load, LoadClient, LoadResult
 from polyarch.experiment.record import Cost, Latency, Operations, RunRecord, environment
-from polyarch.faults.spec import Fault, inject, parse
+from polyarch.faults.spec import Fault, doable, inject, parse
 from polyarch.measure.histogram import Histogram
 from polyarch.runtimes import open_session
-from polyarch.runtimes.base import Experimenter, Named, Session
+from polyarch.runtimes.base import Experimenter, Named, Session, SessionError
 
 __all__ = ["Question", "Trial", "run", "wrong_combination"]
 
 T = TypeVar("T")
 
 _PAGE = 2000  # operations of the history fetched at a time: far below the largest message
+_READY = {"sim": 3600.0, "local": 120.0}  # seconds after which a system that is not ready never will be
 
 
 @dataclasses.dataclass
@@ -47,8 +50,18 @@ class Question:
     """None: such that the trace takes ``duration`` seconds."""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """For the runtime: ``network``, ``per_process``, …"""
-    progress: Callable[[str, float], None] = lambda phase, seconds: None
-    """Told the phase, and the virtual time on ``sim``."""
+    progress: Callable[[str, float, float | None], None] = lambda phase, done, total: None
+    """Told the phase; on ``sim`` its virtual seconds so far, and how many there will be if that is known."""
+
+    @functools.cached_property
+    def recorded(self) -> float:
+        """Seconds from the trace's first visit to its last; reads it to the end, so ``ValueError`` with the
+        line number for what cannot be read."""
+        assert self.trace is not None
+        last = 0.0
+        for at, _ in self.job.trace(Path(self.trace)):
+            last = at
+        return last
 
 
 def wrong_combination(question: Question) -> str | None:
@@ -63,23 +76,21 @@ def wrong_combination(question: Question) -> str | None:
 class Trial:
     """One architecture, deployed and filled, until ``close``."""
 
-    def __init__(self, question: Question) -> None:
-        """``BadFault`` for a fault that does not fit; ``SessionError`` when it cannot start."""
+    def __init__(self, question: Question, *, duration: float | None = None) -> None:
+        """``duration``: of the load that the faults are for, unless it is the question's own.  ``BadFault``
+        for a fault that does not fit; ``SessionError`` when it cannot start."""
         self.question = q = question
         self.began = time.monotonic()
         self.system = System(per_process=q.options.get("per_process", 1))
         q.architecture.build(self.system)
-        roles = {role.name: role.process_names() for role in self.system.roles.values()}
-        random = Random(q.seed).fork("faults")
-        self.faults: list[Fault] = [parse(text, roles, random) for text in q.faults]
+        self.faults = faults_of(q, self.system, duration)
         load = LoadClient(job=Named.of(q.job, q.job.values), seed=q.seed)
-        self._phase("starting")
+        self.phase("starting")
         self.session: Session = open_session(
             q.runtime, q.architecture, seed=q.seed, beside_clients=[load], **q.options
         )
         try:
-            self._watch_progress()
-            self._phase("preparing")
+            self.phase("preparing")
             self.perform(self._prepare)
         except BaseException:
             self.close()
@@ -90,27 +101,45 @@ class Trial:
         return self.session.perform(experiment)
 
     async def _prepare(self, x: Experimenter) -> None:
-        await self.question.architecture.ready(x)
-        await self.question.job.prepare(x.client)
+        q, ready = self.question, x.future()
+        name, limit = type(q.architecture).name, _READY.get(q.runtime, 120.0)
+        task = x.spawn(q.architecture.ready(x))
+        task.watch(ready.set)
+        try:
+            await ready.within(limit)
+        except Failure:
+            raise SessionError(f"{name} is not ready for work after {limit:g} s") from None
+        try:
+            await task
+            await q.job.prepare(x.client)
+        except Failure as failure:
+            raise SessionError(f"{name} cannot be prepared for the load: {failure}") from failure
 
-    def _phase(self, name: str) -> None:
-        self.question.progress(f"{type(self.question.architecture).name}: {name}", 0.0)
+    def phase(self, name: str, seconds: float | None = None) -> None:
+        """Tell whoever watches what comes now, and how long it takes in virtual time."""
+        label = f"{type(self.question.architecture).name}: {name}"
+        kernel = getattr(getattr(self, "session", None), "kernel", None)
+        if kernel is None:
+            self.question.progress(label, 0.0, None)
+            return
+        begin = kernel.now * 1e-9
 
-    def _watch_progress(self) -> None:
-        kernel = getattr(self.session, "kernel", None)
-        if kernel is not None:
-            name = type(self.question.architecture).name
-            kernel.progress = lambda seconds: self.question.progress(f"{name}: simulating", seconds)
+        def tell(now: float) -> None:
+            done = now - begin
+            self.question.progress(label, done if seconds is None else min(done, seconds), seconds)
+
+        kernel.progress = tell
+        tell(begin)
 
     # -- loading ----------------------------------------------------------------------------------------
 
-    def load(self, load: Load, *, name: str = "load", faults: Sequence[Fault] = ()) -> LoadResult:
+    def load(self, load: Load, *, phase: str = "load", faults: Sequence[Fault] = ()) -> LoadResult:
         """Load the system, and do the faults at their times."""
-        self._phase(name)
+        self.phase(phase, load.duration)
 
         async def experiment(x: Experimenter) -> LoadResult:
-            begin = x.now
-            injected = [x.spawn(inject(x, fault, begin)) for fault in faults]
+            begin, end = x.now, x.now + load.duration
+            injected = [x.spawn(inject(x, fault, begin, end)) for fault in faults]
             result = await x.at("loadclient", LoadClient).run(load)
             for task in injected:
                 await task
@@ -118,13 +147,21 @@ class Trial:
 
         return self.perform(experiment)
 
-    def history(self) -> list[Done]:
-        """Every operation so far, as its client saw it."""
+    def plan(self, loads: Sequence[Load]) -> None:
+        """Decide now what open loops to come will ask for, whatever is asked before them."""
+
+        async def experiment(x: Experimenter) -> None:
+            await x.at("loadclient", LoadClient).plan(list(loads))
+
+        self.perform(experiment)
+
+    def history(self, first: int = 0) -> list[Done]:
+        """Every operation so far (from number ``first`` on), as its client saw it."""
 
         async def fetch(x: Experimenter) -> list[Done]:
             history: list[Done] = []
             while True:
-                page = await x.at("loadclient", LoadClient).past(len(history), _PAGE)
+                page = await x.at("loadclient", LoadClient).past(first + len(history), _PAGE)
                 history += page
                 if len(page) < _PAGE:
                     return history
@@ -136,7 +173,7 @@ class Trial:
     def verdicts(self, history: Sequence[Done]) -> tuple[list[Verdict], dict[str, Any]]:
         """Heal everything, wait until it is quiet, look at the final state, and judge; with the
         architecture's metrics."""
-        self._phase("checking")
+        self.phase("checking")
         q = self.question
         names = [p.name for p in self.system.processes()]
 
@@ -252,27 +289,29 @@ def failures_of(history: Sequence[Done]) -> dict[str, int]:
     return dict(sorted(codes.items()))
 
 
+def faults_of(q: Question, system: System, duration: float | None = None) -> list[Fault]:
+    """The faults that a question asks for; ``BadFault`` for one that does not fit the system."""
+    roles = {role.name: role.process_names() for role in system.roles.values()}
+    random = Random(q.seed).fork("faults")
+    duration = duration if duration is not None or not q.faults else load_of(q).duration
+    return [doable(parse(text, roles, random), system, q.runtime, duration or 0.0) for text in q.faults]
+
+
 def load_of(q: Question) -> Load:
     """The load that a question asks for."""
-    duration = q.duration if q.duration is not None else float("inf")
     if q.trace is not None:
+        last = q.recorded
         speedup = q.speedup
-        if speedup is None:
-            last = 0.0
-            for at, _ in q.job.trace(_path(q.trace)):
-                last = at
-            speedup = max(last / q.duration, 1e-9) * 1.0001 if q.duration is not None and last else 1.0
-            duration = float("inf")
-        return Load(duration=min(duration, 1e9), trace=q.trace, speedup=speedup)
+        if speedup is None:  # the whole trace in the time given
+            speedup = last / q.duration if q.duration and last else 1.0
+        # Visits begin before the end of a load, and the last one is to be among them.
+        whole = last / speedup * 1.0001 + 1e-6
+        duration = whole if q.speedup is None or q.duration is None else min(q.duration, whole)
+        return Load(duration=duration, trace=str(Path(q.trace).absolute()), speedup=speedup)
+    duration = q.duration if q.duration is not None else 10.0
     if q.clients is not None:
         return Load(duration=duration, clients=q.clients)
     return Load(duration=duration, rate=q.rate if q.rate is not None else q.job.rate)
-
-
-def _path(text: str) -> Any:
-    from pathlib import Path
-
-    return Path(text)
 
 
 def run(question: Question) -> RunRecord:
@@ -302,6 +341,8 @@ def run(question: Question) -> RunRecord:
             nodes=trial.nodes(),
             rate_per_s=load.rate,
             clients=load.clients,
+            trace=q.trace,
+            speedup=load.speedup if q.trace is not None else None,
             duration_s=round(result.seconds, 6),
             operations=operations_of(history),
             throughput_per_s=round(result.in_time / result.seconds, 3) if result.seconds else None,

@@ -1,6 +1,6 @@
 """A small language for faults: ``crash:logic-1@2-4``.
 
-    KIND:WHAT@START[-END]            times in seconds from the start of the load (or ms: 500ms)
+    KIND:WHAT@START[-END]            times in seconds from the start of the load (or 500ms, 20us)
 
     crash:data@2-4                   kill the processes of the role data at 2 s, restart them at 4 s
     crash:logic-1@2                  kill one process; it is restarted when the load is over
@@ -12,37 +12,46 @@
     delay:20ms:web|logic@0-5         hold messages up;  duplicate:0.05@0-5  and  reorder:0.05@0-5  likewise
     skew:server-1:0.5@1-3            set a clock half a second ahead
 
-What names a process or a role: a role means all its processes; ``*`` means everything.
+WHAT names a process or a role: a role means all its processes, ``*`` everything, and ``client`` (of a link)
+the process of the clients.  No fault outlasts the load: what is still broken then is repaired.
 """
 
 from __future__ import annotations
 
+import difflib
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from polyarch.core.randomness import Random
 from polyarch.core.records import Record
+from polyarch.core.system import System
 from polyarch.runtimes.base import Control
 
-__all__ = ["BadFault", "Fault", "inject", "parse"]
+__all__ = ["KINDS", "BadFault", "Fault", "doable", "inject", "parse"]
 
-_KINDS = ("crash", "pause", "partition", "loss", "delay", "duplicate", "reorder", "skew")
+KINDS = ("crash", "pause", "partition", "loss", "delay", "duplicate", "reorder", "skew")
+CLIENT = "client"
+_OF_PROCESSES = ("crash", "pause", "skew")
 _EXAMPLE = "such as crash:server-0@2-4, partition:a-0|a-1@1-3 or loss:0.1@0-5"
+_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "": 1.0}
 
 
 class BadFault(ValueError):
-    """A fault that cannot be understood; says what was wrong and what would be right."""
+    """A fault that cannot be understood or done; says what was wrong and what would be right."""
 
 
 class Fault(Record):
     """One fault: what happens to whom, from when to when."""
 
     kind: str
-    sources: tuple[str, ...] | None
-    """Names of processes; None: all."""
-    targets: tuple[str, ...] | None
-    """The other side of a link fault."""
+    sources: tuple[str, ...]
+    """The processes that it happens to; of a link fault, those that send."""
+    targets: tuple[str, ...]
+    """Of a link fault, the processes that receive."""
     both_ways: bool
     amount: float
     """Probability, or seconds."""
@@ -51,114 +60,154 @@ class Fault(Record):
     text: str
 
 
-def parse(text: str, roles: dict[str, Sequence[str]], random: Random) -> Fault:
+def parse(text: str, roles: Mapping[str, Sequence[str]], random: Random) -> Fault:
     """Read a fault.  ``roles``: the processes of each role; ``random`` chooses for ``any:``."""
-    head, at, times = text.rpartition("@")
-    kind, colon, what = head.partition(":")
-    if not at or kind not in _KINDS:
-        import difflib
-
-        near = difflib.get_close_matches(kind, _KINDS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"kinds are {', '.join(_KINDS)}"
-        reason = f"no fault is called {kind!r}; {hint}" if at else "it has no time (@START or @START-END)"
-        raise BadFault(f"--fault {text!r}: {reason} ({_EXAMPLE})")
-    begin, dash, finish = times.partition("-")
-    start, end = _seconds(text, begin), _seconds(text, finish) if dash else None
-    if end is not None and end <= start:
-        raise BadFault(f"--fault {text!r}: it ends ({end:g} s) before it starts ({start:g} s)")
-    if kind in ("crash", "pause"):
-        if kind == "pause" and end is None:
-            raise BadFault(f"--fault {text!r}: a pause needs an end: pause:{what}@{begin}-END")
-        return Fault(kind, _names(text, what, roles, random), None, False, 0.0, start, end, text)
-    if end is None:
-        raise BadFault(f"--fault {text!r}: {kind} needs an end: {head}@{begin}-END")
-    if kind == "partition":
-        if "|" not in what and ">" not in what:
-            raise BadFault(f"--fault {text!r}: a partition has two sides: partition:A|B@1-3 or A>B one way")
-        return _link(kind, what, 1.0, text, roles, random, start, end)
-    amount, _, rest = what.partition(":")
-    if kind == "skew":
-        names = _names(text, amount, roles, random)
-        return Fault(kind, names, None, False, _seconds(text, rest), start, end, text)
-    value = _seconds(text, amount) if kind == "delay" else _probability(text, amount)
-    return _link(kind, rest, value, text, roles, random, start, end)
-
-
-def _link(
-    kind: str, what: str, amount: float, text: str, roles: Any, random: Random, start: float, end: float
-) -> Fault:
-    if not what:
-        return Fault(kind, None, None, False, amount, start, end, text)
-    both = "|" in what
-    left, separator, right = what.partition("|" if both else ">")
-    if not separator:
-        raise BadFault(f"--fault {text!r}: links are A|B (both ways) or A>B (one way), not {what!r}")
-    a, b = _names(text, left, roles, random), _names(text, right, roles, random)
-    return Fault(kind, a, b, both, amount, start, end, text)
-
-
-def _names(text: str, what: str, roles: dict[str, Sequence[str]], random: Random) -> tuple[str, ...] | None:
-    if what == "*":
-        return tuple(name for names in roles.values() for name in names)
-    known = {name for names in roles.values() for name in names}
-    chosen: list[str] = []
-    for part in what.split(","):
-        if part.startswith("any:") and part[4:] in roles:
-            chosen.append(random.choice(list(roles[part[4:]])))
-        elif part in roles:
-            chosen.extend(roles[part])
-        elif part in known:
-            chosen.append(part)
-        else:
-            raise BadFault(
-                f"--fault {text!r}: nothing is called {part!r}; roles are {', '.join(roles)}, "
-                f"processes are called like {next(iter(roles.values()))[0]}"
-            )
-    return tuple(dict.fromkeys(chosen))
-
-
-def _seconds(text: str, word: str) -> float:
-    match = re.fullmatch(r"(-?\d+(?:\.\d+)?)(ms|s|us)?", word.strip())
-    if match is None:
-        raise BadFault(f"--fault {text!r}: {word!r} is no time; write seconds (1.5) or milliseconds (200ms)")
-    return float(match[1]) * {"ms": 1e-3, "us": 1e-6, "s": 1.0, None: 1.0}[match[2]]
-
-
-def _probability(text: str, word: str) -> float:
     try:
-        value = float(word.rstrip("%")) / (100 if word.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise BadFault(f"--fault {text!r}: {word!r} is no probability; write 0.1 or 10%")
+        return _Words(roles, random).read(text)
+    except BadFault as error:
+        raise BadFault(f"--fault {text!r}: {error}") from None
+
+
+def doable(fault: Fault, system: System, runtime: str, duration: float) -> Fault:
+    """The fault as it can be done to this system there; ``BadFault`` if it cannot.  On ``local`` the links of
+    real components are out of reach: a fault that names one is refused, one of everything spares them."""
+    reason = ""
+    if fault.start >= duration:
+        reason = f"it starts at {fault.start:g} s, when the load of {duration:g} s is over"
+    elif runtime != "sim" and fault.kind not in ("crash", "pause"):
+        real = {f"{r.name}-0": type(r.component).__name__ for r in system.roles.values() if r.component}
+        everything = {p.name for p in system.processes()} | {CLIENT}
+        sides = [side for side in (fault.sources, fault.targets) if set(side) != everything]
+        named = [name for side in sides for name in side if name in real]
+        if named:
+            what = "clock cannot be set" if fault.kind == "skew" else "links cannot be disturbed"
+            reason = f"{named[0]} is a real {real[named[0]]}: its {what} on {runtime}; use --on sim"
+        elif real:
+            ours = [tuple(n for n in side if n not in real) for side in (fault.sources, fault.targets)]
+            return msgspec.structs.replace(fault, sources=ours[0], targets=ours[1])
+    if reason:
+        raise BadFault(f"--fault {fault.text!r}: {reason}")
+    return fault
+
+
+class _Words:
+    """What the words of one fault mean in one system."""
+
+    def __init__(self, roles: Mapping[str, Sequence[str]], random: Random) -> None:
+        self.roles = roles
+        self.random = random
+        self.processes = [name for names in roles.values() for name in names]
+
+    def read(self, text: str) -> Fault:
+        head, at, times = text.rpartition("@")
+        kind, _, what = (head if at else text).partition(":")
+        if kind not in KINDS:
+            near = difflib.get_close_matches(kind, KINDS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"kinds are {', '.join(KINDS)} ({_EXAMPLE})"
+            raise BadFault(f"no fault is called {kind!r}; {hint}")
+        if not at:
+            raise BadFault(f"when? write {text}@START-END, in seconds from the start of the load")
+        begin, dash, finish = times.partition("-")
+        start, end = _seconds(begin), _seconds(finish) if dash else None
+        if end is not None and end <= start:
+            raise BadFault(f"it ends ({end:g} s) before it has begun ({start:g} s)")
+        if end is None and kind != "crash":
+            raise BadFault(f"{kind} needs an end: {head}@{begin}-END")
+        sources, targets, both_ways, amount = self._meaning(kind, what)
+        return Fault(kind, sources, targets, both_ways, amount, start, end, text)
+
+    def _meaning(self, kind: str, what: str) -> tuple[tuple[str, ...], tuple[str, ...], bool, float]:
+        if kind == "skew":
+            names, _, amount = what.rpartition(":")
+            if not names:
+                raise BadFault("a skew is skew:WHO:SECONDS, such as skew:server-1:0.5@1-3")
+            return self._names(names), (), False, _seconds(amount, signed=True)
+        if kind in _OF_PROCESSES:
+            return self._names(what), (), False, 0.0
+        if kind == "partition":
+            if "|" not in what and ">" not in what:
+                raise BadFault("a partition has two sides: partition:A|B@1-3, or A>B to cut one way")
+            return (*self._link(what), 1.0)
+        amount, _, link = what.partition(":")
+        value = _seconds(amount) if kind == "delay" else _probability(amount)
+        return (*self._link(link or "*>*"), value)
+
+    def _link(self, what: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+        both_ways = "|" in what
+        left, separator, right = what.partition("|" if both_ways else ">")
+        if not separator:
+            raise BadFault(f"links are A|B (both ways) or A>B (one way), not {what!r}")
+        a, b = self._names(left, link=True), self._names(right, link=True)
+        if a == b and len(a) == 1:
+            raise BadFault(f"both sides are {a[0]}")
+        return a, b, both_ways
+
+    def _names(self, what: str, *, link: bool = False) -> tuple[str, ...]:
+        chosen: list[str] = []
+        for part in what.split(","):
+            if part == "*":
+                chosen += [*self.processes, CLIENT] if link else self.processes
+            elif part.startswith("any:") and self.roles.get(part[4:]):
+                chosen.append(self.random.choice(self.roles[part[4:]]))
+            elif part in self.roles:
+                chosen += self.roles[part]
+            elif part in self.processes or (part == CLIENT and link):
+                chosen.append(part)
+            else:
+                raise BadFault(self._unknown(part))
+        return tuple(dict.fromkeys(chosen))
+
+    def _unknown(self, name: str) -> str:
+        if name == CLIENT:
+            return "the clients are not part of the system: only their links can be disturbed"
+        known = f"roles are {', '.join(self.roles) or 'none'}; processes are called like "
+        known += next(iter(self.processes), "none")
+        if not name:
+            return f"it does not say what it happens to; {known}"
+        near = difflib.get_close_matches(name, [*self.processes[:10_000], *self.roles], 1)
+        return f"nothing is called {name!r}; " + (f"did you mean {near[0]!r}?" if near else known)
+
+
+def _seconds(word: str, *, signed: bool = False) -> float:
+    sign = "-?" if signed else ""
+    match = re.fullmatch(rf"({sign}(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))(s|ms|us|)", word)
+    value = float(match[1]) * _UNITS[match[2]] if match else math.inf
+    if not math.isfinite(value):
+        raise BadFault(f"{word!r} is no time; write seconds (1.5) or milliseconds (200ms)")
     return value
 
 
-async def inject(x: Any, fault: Fault, begin: float) -> None:
-    """Do one fault to a running system at its times (``x``: an ``Experimenter``; ``begin``: its ``now`` at
-    the start of the load).  What it began, it ends; a crash without an end is left to the end of the run."""
+def _probability(word: str) -> float:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(%?)", word)
+    value = float(match[1]) / (100 if match[2] else 1) if match else math.inf
+    if not 0 <= value <= 1:
+        raise BadFault(f"{word!r} is no probability; write 0.1 or 10%")
+    return value
+
+
+async def inject(x: Any, fault: Fault, begin: float, end: float) -> None:
+    """Do one fault to a running system, and undo it at its time or at the end of the load.
+
+    ``x``: an ``Experimenter``; ``begin`` and ``end``: of the load, by its clock."""
     control: Control = x.control
-    await x.sleep(begin + fault.start - x.now)
+    await _until(x, begin + fault.start)
+    if x.now >= end:
+        return
     rules: list[int] = []
-    names = fault.sources or ()
-    if fault.kind == "crash":
-        for name in names:
+    for name in fault.sources if fault.kind in _OF_PROCESSES else ():
+        if fault.kind == "crash":
             await control.crash(name)
-    elif fault.kind == "pause":
-        for name in names:
+        elif fault.kind == "pause":
             await control.pause(name)
-    elif fault.kind == "skew":
-        for name in names:
+        else:
             await control.skew(name, offset=fault.amount)
-    else:
+    if fault.kind not in _OF_PROCESSES:
         what = {"loss" if fault.kind == "partition" else fault.kind: fault.amount}
         rules.append(await control.disturb(fault.sources, fault.targets, **what))
         if fault.both_ways:
             rules.append(await control.disturb(fault.targets, fault.sources, **what))
-    if fault.end is None:
-        return
-    await x.sleep(begin + fault.end - x.now)
-    for name in names if not rules else ():
+    await _until(x, end if fault.end is None else min(end, begin + fault.end))
+    for name in fault.sources if fault.kind in _OF_PROCESSES else ():
         if fault.kind == "crash":
             await control.restart(name)
         elif fault.kind == "pause":
@@ -167,3 +216,8 @@ async def inject(x: Any, fault: Fault, begin: float) -> None:
             await control.skew(name)
     for rule in rules:
         await control.heal(rule)
+
+
+async def _until(x: Any, time: float) -> None:
+    if time > x.now:
+        await x.sleep(time - x.now)

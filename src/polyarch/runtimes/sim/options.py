@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from polyarch.runtimes.sim.network import Constant, Exponential, Latency, LogNormal, Regional, Uniform
@@ -14,9 +15,10 @@ _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 def parse_seconds(word: str, what: str) -> float:
     """``250us``, ``1.5ms``, ``0.2s`` or plain seconds; ``ValueError`` says what would be right."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e-?\d+)?)\s*(s|ms|us|ns)?", word.strip())
-    if match is None:
+    seconds = float(match[1]) * _UNITS[match[2] or "s"] if match else math.inf
+    if match is None or not math.isfinite(seconds):
         raise ValueError(f"{what} is a time such as 250us, 1.5ms or 0.2s, not {word!r}")
-    return float(match[1]) * _UNITS[match[2] or "s"]
+    return seconds
 
 
 def parse_latency(word: str) -> Latency:
@@ -26,7 +28,7 @@ def parse_latency(word: str) -> Latency:
     kind, _, rest = word.partition(":")
     if kind == "regions":
         try:
-            return Regional(float(rest) if rest else 0.0)
+            return Regional(_spread(rest) if rest else 0.0)
         except ValueError:
             raise ValueError(f"{what} regions:JITTER takes a number such as 0.1, not {rest!r}") from None
     if kind == "exp":
@@ -34,9 +36,10 @@ def parse_latency(word: str) -> Latency:
     if kind == "lognormal":
         median, _, sigma = rest.partition(":")
         try:
-            return LogNormal(parse_seconds(median, what), float(sigma or 0.3))
+            return LogNormal(parse_seconds(median, what), _spread(sigma or "0.3"))
         except ValueError:
-            raise ValueError(f"{what} is lognormal:MEDIAN:SIGMA such as lognormal:1ms:0.5, not {word!r}") from None
+            wanted = "lognormal:MEDIAN:SIGMA such as lognormal:1ms:0.5"
+            raise ValueError(f"{what} is {wanted}, not {word!r}") from None
     low, dash, high = word.partition("-")
     if dash and "e" not in low:
         a, b = parse_seconds(low, what), parse_seconds(high, what)
@@ -49,3 +52,10 @@ def parse_latency(word: str) -> Latency:
         raise ValueError(
             f"{what} is a time (1ms), a range (1ms-5ms), exp:2ms, lognormal:1ms:0.5 or regions, not {word!r}"
         ) from None
+
+
+def _spread(word: str) -> float:
+    value = float(word)
+    if not 0 <= value <= 10:
+        raise ValueError(word)
+    return value
