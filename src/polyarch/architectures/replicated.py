@@ -25,7 +25,7 @@ from polyarch.blocks.shop_web import RemoteFront, ShopClient
 from polyarch.blocks.switch import Policy, Switch
 from polyarch.blocks.table_queue import TableQueue, Waiting
 from polyarch.components.declared import Caddy, PostgreSQL
-from polyarch.core import Architecture, System, parameter
+from polyarch.core import Architecture, Http, System, parameter
 from polyarch.jobs.shop import ShopJob
 
 __all__ = ["Replicated"]
@@ -66,9 +66,9 @@ class Replicated(Architecture):
             count=self.servers, cores=self.cores,
         )  # fmt: skip
         backends = system.addresses(shop)
-        switch: Switch | Caddy
+        switch: Http
         if self.switch == "caddy":
-            switch = system.component("switch", Caddy(backends, self.policy), cores=self.cores)
+            switch = system.component("switch", Caddy(backends, self.policy), cores=self.cores).http
         else:
             switch = Switch(backends=backends, policy=self.policy)
             system.role("switch", switch, cores=self.cores)

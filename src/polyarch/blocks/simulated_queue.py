@@ -90,7 +90,8 @@ class Broker(Node):
         end = self.now + wait
         while True:
             taken = self._next(topic, self._group(topic, group), at_most)
-            if taken or self.now >= end:
+            left = end - self.now
+            if taken or left < 1e-6:  # less than a clock's step would be waited for without end
                 await self.work(self.take_seconds * (1 + len(taken)))
                 return taken
             news = self.news.get(topic)
@@ -98,7 +99,7 @@ class Broker(Node):
                 news = self.news[topic] = self.future()
             try:
                 # Not longer than until something may be due again.
-                await news.within(min(end - self.now, self.ack_wait / 10))
+                await news.within(min(left, self.ack_wait / 10))
             except Timeout:
                 pass
 

@@ -13,7 +13,7 @@ from polyarch.blocks.tables import Row, Tables
 from polyarch.core import Env, Record
 from polyarch.core.node import Attachable
 
-__all__ = ["TableQueue", "Waiting"]
+__all__ = ["DeclaredQueue", "TableQueue", "Waiting"]
 
 
 class Waiting(Row):
@@ -31,7 +31,19 @@ class Waiting(Row):
     indexed = ("topic",)
 
 
-class TableQueue(Attachable):
+class DeclaredQueue(Queue):
+    """Can be given to a node as its queue, and is none itself yet."""
+
+    async def publish(self, topic: str, message: Record, *, id: str) -> None:
+        raise TypeError(f"this {type(self).__name__} is declared: only a running node can publish")
+
+    async def take(
+        self, topic: str, group: str, of: type[M], *, at_most: int = 16, wait: float = 1.0
+    ) -> Sequence[Delivery[M]]:
+        raise TypeError(f"this {type(self).__name__} is declared: only a running node can take")
+
+
+class TableQueue(Attachable, DeclaredQueue):
     """Declares a queue in the tables of ``store``, which must know the row type ``Waiting``.
 
     One consumer group for each topic.  Consumers look every ``poll_seconds``: what that costs is what a

@@ -399,6 +399,7 @@ class _Transaction(Transaction):
 
     def __init__(self, tables: PostgresTables) -> None:
         self._of = tables
+        self.on_traffic = tables.on_traffic
         self._begun = False
         self._failed: Refused | None = None
         self._late = False
@@ -415,7 +416,7 @@ class _Transaction(Transaction):
     async def _connect(self) -> None:
         self._link = await self._of._acquire(self._deadline)
         self._connection = self._link.connection
-        if self._of.on_traffic is not None:
+        if self.on_traffic is not None:
             self._link.meter.take()  # what was before is not ours
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
@@ -467,9 +468,8 @@ class _Transaction(Transaction):
 
     def _end(self) -> None:
         self._timer.cancel()
-        on_traffic = self._of.on_traffic
-        if on_traffic is not None:
-            on_traffic(2 * self._exchanges, self._link.meter.take() if self._link else None)
+        if self.on_traffic is not None:
+            self.on_traffic(2 * self._exchanges, self._link.meter.take() if self._link else None)
         self._failed = Refused("the transaction is over")  # its connection may be another's from now on
         if self._link is not None:
             self._of._release(self._link)
