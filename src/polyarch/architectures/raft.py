@@ -11,6 +11,8 @@ is *committed*, and is applied, in order, to the state machine: here a key-value
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from polyarch.blocks.replicas import Command, LeaderClient, NotLeader, Replica, StateMachine
@@ -440,3 +442,25 @@ class RaftStore(Architecture):
         metrics = {"term": max(s.term for s in servers), "log": max(s.last_index for s in servers)}
         single = len(set(leaders)) == len(leaders)
         return metrics, [Verdict("at most one leader in a term", single, f"leaders in the terms {leaders}")]
+
+    def leader(self, nodes: Mapping[str, Raft]) -> str | None:
+        leaders = [(node.current_term, a) for a, node in nodes.items() if node.role == LEADER]
+        return max(leaders)[1] if leaders else None
+
+    def invariants(self, nodes: Mapping[str, Raft], seen: dict[Any, Any]) -> Iterator[str]:
+        """Figure 3 of the paper: what holds at all times."""
+        for address, node in nodes.items():
+            term = node.current_term
+            if node.role == LEADER and seen.setdefault(("leader", term), address) != address:
+                yield f"election safety: {seen['leader', term]} and {address} both lead in term {term}"
+            for index in range(seen.get(address, 0) + 1, node.last_applied + 1):
+                if seen.setdefault(("applied", index), node.log[index]) != node.log[index]:
+                    yield f"state machine safety: {address} has applied another entry {index} than others"
+            seen[address] = node.last_applied
+        for a, b in pairwise(nodes.values()):
+            last = min(a.last_index, b.last_index)
+            while last and a.log[last].term != b.log[last].term:
+                last -= 1
+            first = max(1, last - 20)  # further down it was looked at before
+            if a.log[first:last] != b.log[first:last]:
+                yield f"log matching: {a.address} and {b.address} agree on entry {last}, not on those before"

@@ -79,6 +79,9 @@ class Job(Parameterised, abc.ABC):
     mean_visit: float = 1.0
     """Mean number of operations in a visit: a rate of R operations/s is R / mean_visit visits/s."""
 
+    small: ClassVar[dict[str, Any]] = {}
+    """Parameters with which few operations meet often: those of ``polyarch check``."""
+
     async def prepare(self, client: Any) -> None:
         """Fill the system before the load, through the port and what the client offers besides."""
 

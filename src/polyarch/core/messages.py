@@ -267,6 +267,8 @@ def _exact_test(t: Any, value: str, names: dict[str, Any], within: tuple[type, .
     if origin in (Union, types.UnionType):
         tests = [_exact_test(a, value, names, within) for a in arguments]
         return None if None in tests else "(" + " or ".join(typing.cast("list[str]", tests)) + ")"
+    if origin is typing.Literal and all(type(a) is str for a in arguments):
+        return f"(type({value}) is str and {value} in {name(frozenset(arguments))})"
     if origin is tuple and arguments[1:] == (Ellipsis,):
         inner = _exact_test(arguments[0], f"x{len(within)}", names, within)
         return inner and f"(type({value}) is tuple and all([{inner} for x{len(within)} in {value}]))"

@@ -28,7 +28,7 @@ import abc
 import dataclasses
 import functools
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
@@ -347,3 +347,13 @@ class Architecture(Parameterised, abc.ABC):
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
         """After the load: its own ``metrics``, and verdicts on its own state."""
         return {}, []
+
+    def invariants(self, nodes: Mapping[str, Any], seen: dict[Any, Any]) -> Iterable[str]:
+        """What is wrong with the states of the nodes that run, by address: ``polyarch check`` asks again and
+        again.  ``seen``: remembered for the run.  Each text is ``what should hold: what was found``."""
+        return ()
+
+    def leader(self, nodes: Mapping[str, Any]) -> str | None:
+        """The address of the node that matters most now (a leader, a coordinator, who holds the token), if
+        there is one: ``polyarch check`` aims at it."""
+        return None

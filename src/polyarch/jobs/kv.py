@@ -49,6 +49,7 @@ class Kv(Job):
     """
 
     port = KeyValue
+    small = {"keys": 3, "swaps": 0.2}
     keys: int = parameter(100, "different keys", least=1)
     skew: float = parameter(0.0, "Zipf exponent of their popularity; 0: uniform", least=0, most=4)
     reads: float = parameter(0.5, "share of operations that read", least=0, most=1)

@@ -73,8 +73,16 @@ class SimDisk(Disk):
 
         env.kernel.at(env.kernel.now + self.sync_ns, env, done)
 
-    def crash(self, env: Any) -> None:
-        """Lose what was not synced; the disk goes to the node's next incarnation, ``env``."""
+    def crash(self, env: Any, kept: float = 0.0) -> None:
+        """Lose what was not synced, but for a part ``kept``, the oldest, which has reached the disk all the
+        same, the last of it torn; the disk goes to the node's next incarnation, ``env``."""
+        if kept:
+            whole = min(int(kept * len(self._journal)), len(self._journal) - 1)
+            for name, change in self._journal[:whole]:
+                _apply(self._durable, name, change)
+            for name, change in self._journal[whole : whole + 1]:
+                if isinstance(change, list):  # of several entries some; a single value is whole or absent
+                    _apply(self._durable, name, change[: len(change) // 2])
         self._journal = []
         self._waiting = []
         self._flushing = False

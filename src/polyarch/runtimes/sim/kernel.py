@@ -24,6 +24,7 @@ from polyarch.runtimes.base import Rule
 from polyarch.runtimes.sim.network import Network, ns
 from polyarch.runtimes.sim.nodes import (
     DetailedEnv,
+    LinkEnv,
     PlainEnv,
     SimEnv,
     SimProcess,
@@ -56,13 +57,15 @@ class Kernel:
         *,
         network: Network | None = None,
         detailed: bool = False,
+        links: bool = False,
         trace: bool = True,
         disk_sync: float = 0.001,
         handler_cost: float = 0.0,
         resolve: Callable[[SimEnv, Any], Any] | None = None,
     ) -> None:
-        """``detailed``: sizes, links, cores and ledgers (``DetailedEnv``).  ``disk_sync``: seconds that a
-        flush takes.  ``handler_cost``: core seconds that each message takes where it is handled.
+        """``detailed``: sizes, links, cores and ledgers (``DetailedEnv``); ``links``: only links that can be
+        disturbed and observed (``LinkEnv``).  ``disk_sync``: seconds a flush takes.  ``handler_cost``: core
+        seconds that each message takes where it is handled.
         ``trace``: hash what happens.  ``resolve``: what a wire in a node's configuration becomes."""
         self.now = 0
         self._times: list[int] = []
@@ -95,7 +98,7 @@ class Kernel:
         self.by_method: dict[str, int] = {}
         self.events = 0
         self.observer: Callable[..., None] | None = None
-        """``observer(kind, time, sender, target, method, arguments, arrivals)``; detailed only."""
+        """``observer(kind, time, sender, target, method, arguments, arrivals)``; not with ``PlainEnv``."""
         self.progress: Callable[[float], None] | None = None
         """Called now and then with the virtual time in seconds."""
         self._chance = self.random.fork("network")
@@ -107,9 +110,11 @@ class Kernel:
         self._wheel: dict[int, dict[Task, tuple[int, int, Method]]] = {}
         self._resolve = resolve
         self._hash = 0
-        self._env: type[SimEnv] = DetailedEnv if detailed else PlainEnv
-        if not detailed and (self.network.loss or self.network.duplicate or self.network.reorder):
-            raise ValueError("loss, duplication and reordering need a detailed simulation")
+        self._env: type[SimEnv] = DetailedEnv if detailed else LinkEnv if links else PlainEnv
+        self.disturbable = detailed or links
+        self._calm = not (self.network.loss or self.network.duplicate or self.network.reorder)
+        if not self.disturbable and not self._calm:
+            raise ValueError("loss, duplication and reordering need a simulation with links")
 
     # -- building ---------------------------------------------------------------------------------------
 
@@ -302,12 +307,19 @@ class Kernel:
         self.messages += 1
         self.bytes += size
         self.by_method[method] = self.by_method.get(method, 0) + 1
-        network, chance = self.network, self._chance
         sent = self.now
-        if network.bandwidth is not None:
-            sent = source.link_free = max(sent, source.link_free) + round(size / network.bandwidth * 1e9)
+        if self.network.bandwidth is not None:
+            sent = source.link_free = max(sent, source.link_free) + round(size / self.network.bandwidth * 1e9)
+        return self.travel(source, target, sent)
+
+    def travel(self, source: SimProcess, target: SimProcess, sent: int) -> tuple[int, ...]:
+        """Put a message on a link at a time: the times at which it arrives."""
+        delay = self.constant
+        if not self.rules and self._calm:
+            return (sent + (self.delay(source, target) if delay is None else delay),)
+        network, chance = self.network, self._chance
         loss, duplicate, reorder, extra = network.loss, network.duplicate, network.reorder, 0
-        for rule in self.rules:
+        for rule in () if source.beside or target.beside else self.rules:
             if rule.applies(source.name, target.name):
                 loss = 1 - (1 - loss) * (1 - rule.loss)
                 duplicate = max(duplicate, rule.duplicate)
@@ -317,9 +329,8 @@ class Kernel:
             return ()
         if reorder and chance.chance(reorder):
             # Held back for up to four delays, outside the order of its link.
-            delay = network.latency.sample(source, target, chance)
-            return (sent + extra + round(delay * (1 + 3 * chance.random())),)
-        delay = self.constant
+            late = network.latency.sample(source, target, chance)
+            return (sent + extra + round(late * (1 + 3 * chance.random())),)
         arrival = sent + extra + (self.delay(source, target) if delay is None else delay)
         if duplicate and chance.chance(duplicate):
             return (arrival, arrival + round((arrival - self.now) * chance.random()))
@@ -347,9 +358,9 @@ class Kernel:
 
     # -- crashes --------------------------------------------------------------------------------------------
 
-    def crash(self, name: str, *, silent: bool = False) -> None:
-        """Kill a process: its nodes forget everything that was not synced.  Peers see their connections
-        reset; if ``silent`` (the host has died too) they see nothing and run into timeouts."""
+    def crash(self, name: str, *, silent: bool = False, kept: float = 0.0) -> None:
+        """Kill a process: its nodes forget everything that was not synced (but for a part ``kept``, torn).
+        Peers see their connections reset; if ``silent`` (the host has died too) they run into timeouts."""
         process = self.processes[name]
         if not process.up:
             return
@@ -362,7 +373,7 @@ class Kernel:
             env.up = False
             fresh = self._env(process, env.address, env.declared, env.number)
             if env._disk is not None:
-                env._disk.crash(fresh)
+                env._disk.crash(fresh, kept)
                 fresh._disk = env._disk
             fresh._random = env._random
             process.envs[i] = self.directory[env.address] = fresh
@@ -438,8 +449,10 @@ class Kernel:
 @contextlib.contextmanager
 def _no_collector() -> Iterator[None]:
     """The cyclic garbage collector costs more than anything else here: what exists is frozen, what comes
-    is freed by counting references."""
-    enabled = gc.isenabled()
+    is freed by counting references.  Who has disabled it already, for many short runs, collects himself."""
+    if not gc.isenabled():
+        yield
+        return
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -447,8 +460,7 @@ def _no_collector() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-        if enabled:
-            gc.enable()
+        gc.enable()
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
 """Simulated processes and nodes, and the events that messages are.
 
 An event is a tuple ``(handler, …)`` whose tail belongs to its handler: one allocation, one entry in the
-agenda, one call.  There are two kinds of node environments, with the same meaning (a test compares
+agenda, one call.  There are three kinds of node environments, with the same meaning (a test compares
 their traces):
 
 * ``PlainEnv``: latency and crashes only.  It is what makes 100,000 nodes affordable.
+* ``LinkEnv``: besides, links that lose, delay, duplicate and reorder, and observers: for exploring schedules.
 * ``DetailedEnv``: everything else: real frame sizes, bandwidth, loss, duplication, reordering, service
   times on the cores of hosts, ledgers of operations, and observers.
 
@@ -41,7 +42,7 @@ from polyarch.runtimes.sim.network import ns
 if TYPE_CHECKING:
     from polyarch.runtimes.sim.kernel import Kernel
 
-__all__ = ["DetailedEnv", "PlainEnv", "SimEnv", "SimProcess", "is_request"]
+__all__ = ["DetailedEnv", "LinkEnv", "PlainEnv", "SimEnv", "SimProcess", "is_request"]
 
 
 class SimProcess:
@@ -276,6 +277,66 @@ class PlainEnv(SimEnv):
             kernel.schedule(arrival, (_answer if ok else _fail, caller, token, value))
         else:
             kernel.expire(caller, token, deadline, method)
+
+
+class LinkEnv(SimEnv):
+    """Messages over links that can be disturbed and observed; nothing is sized, and no core is occupied."""
+
+    __slots__ = ()
+
+    def call(self, task: Task, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None:
+        kernel = self.kernel
+        target = kernel.directory.get(reference._to)
+        task.token = token = task.token + 1
+        now = kernel.now
+        timeout = reference._timeout
+        deadline = now + (method.timeout_ns if timeout is None else timeout_ns(timeout))
+        if target is None:
+            kernel.fail_now(task, token, _nobody(reference._to))
+            return
+        arrivals: tuple[int, ...] = (now,)
+        if target.process is not self.process:
+            arrivals = kernel.travel(self.process, target.process, now)
+            if kernel.observer is not None:
+                kernel.observer("call", now, self.address, reference._to, method, arguments, arrivals)
+        if not arrivals:
+            kernel.expire(task, token, deadline, method)
+        for time in arrivals:
+            kernel.schedule(time, (_request, task, token, target, method, arguments, deadline, 0))
+
+    def send(self, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None:
+        if not self.up:
+            return
+        kernel = self.kernel
+        target = kernel.directory.get(reference._to)
+        if target is None:
+            return
+        now = kernel.now
+        arrivals: tuple[int, ...] = (now,)
+        if target.process is not self.process:
+            arrivals = kernel.travel(self.process, target.process, now)
+            if kernel.observer is not None:
+                kernel.observer("send", now, self.address, reference._to, method, arguments, arrivals)
+        for time in arrivals:
+            kernel.schedule(time, (_oneway, target, method, arguments, None, 0))
+
+    def give(
+        self, caller: Task, token: int, deadline: int, depth: int, ok: bool, value: Any, method: Method
+    ) -> None:
+        kernel = self.kernel
+        back = caller.env
+        now = kernel.now
+        arrivals: tuple[int, ...] = (now,)
+        if back.process is not self.process:
+            arrivals = kernel.travel(self.process, back.process, now)
+            if kernel.observer is not None:
+                kind = "answer" if ok else "failure"
+                kernel.observer(kind, now, self.address, back.address, method, value, arrivals)
+        if not arrivals or arrivals[0] > deadline:
+            kernel.expire(caller, token, deadline, method)
+            return
+        for time in arrivals:
+            kernel.schedule(time, (_answer if ok else _fail, caller, token, value))
 
 
 class DetailedEnv(SimEnv):

@@ -42,8 +42,8 @@ class SimControl(Control):
             raise LookupError(f"no process is called {process!r}; there are: {', '.join(known)}")
         return process
 
-    async def crash(self, process: str) -> None:
-        self.kernel.crash(self._known(process))
+    async def crash(self, process: str, *, silent: bool = False, kept: float = 0.0) -> None:
+        self.kernel.crash(self._known(process), silent=silent, kept=kept)
 
     async def restart(self, process: str) -> None:
         self.kernel.restart(self._known(process))
@@ -57,8 +57,8 @@ class SimControl(Control):
     async def disturb(
         self, sources: Sequence[str] | None, targets: Sequence[str] | None, **disturbance: float
     ) -> int:
-        if not self.kernel.detailed:
-            raise ValueError("disturbing messages needs a detailed simulation")
+        if not self.kernel.disturbable:
+            raise ValueError("disturbing messages needs a simulation with links, or a detailed one")
         for name in (*(sources or ()), *(targets or ())):
             self._known(name)
         rule = Rule(
@@ -106,12 +106,16 @@ class SimSession(Session):
         per_process: int = 1,
         network: Network | None = None,
         detailed: bool = True,
+        links: bool = False,
+        clients: int = 1,
         handler_cost: float = 0.0,
         disk_sync: float = 0.001,
         beside_clients: Sequence[Node] = (),
     ) -> None:
         """``per_process``: instances of a role of one node that share a process.  ``beside_clients``:
-        further nodes of the clients' process (the load).  ``handler_cost``: core seconds that each message
+        further nodes of the clients' process (the load).  ``clients``: processes of clients, each with these
+        nodes.  ``detailed``: sizes, cores and ledgers; ``links``: only links that can be disturbed.
+        ``handler_cost``: core seconds that each message
         takes where it is handled; ``disk_sync``: seconds that a flush takes."""
         if isinstance(architecture, System):
             system = architecture
@@ -124,6 +128,7 @@ class SimSession(Session):
             seed,
             network=network,
             detailed=detailed,
+            links=links,
             handler_cost=handler_cost,
             disk_sync=disk_sync,
             resolve=self._resolve,
@@ -141,8 +146,10 @@ class SimSession(Session):
                 process.name, process.nodes, role=role.name, cores=role.cores, cost=role.cost, region=region
             )
         assert system.client is not None
-        beside = [(type(n).__name__.lower(), n) for n in beside_clients]
-        kernel.add_process("client", [("client-0", system.client), *beside], cost=0.0)
+        for i in range(clients):
+            suffix = f"-{i}" if i else ""
+            beside = [(type(n).__name__.lower() + suffix, n) for n in beside_clients]
+            kernel.add_process(f"client{suffix}", [(f"client-{i}", system.client), *beside], cost=0.0)
         self.control = SimControl(kernel)
         kernel.add_process(EXPERIMENTER, [(EXPERIMENTER, _experimenter(self))], cost=0.0)
         kernel.boot()
