@@ -80,7 +80,7 @@ def test_junk_ends_its_connection_and_is_complained_about(session: LocalSession,
 def test_frames_after_junk_are_not_handled(session: LocalSession) -> None:
     with connect(session) as stream:
         note = framed(encode([ONEWAY, "server-0", "", "note", ["after the junk"]]))
-        stream.sendall(framed(b"\xc1") + note)
+        stream.sendall(JUNK["an unknown kind"] + note)
         try:
             assert stream.recv(100) == b""
         except ConnectionResetError:
