@@ -46,7 +46,10 @@ class Random:
 
     def random(self) -> float:
         """Uniform in [0, 1)."""
-        return (self.bits64() >> 11) * 2.0**-53
+        self._state = z = (self._state + _GAMMA) & _MASK  # bits64, written out: simulations draw much
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+        return ((z ^ (z >> 31)) >> 11) * 2.0**-53
 
     def below(self, n: int) -> int:
         """A uniform integer in [0, n); n >= 1.  Any size."""

@@ -106,7 +106,6 @@ class Kernel:
         self.constant: int | None = None if self._constant is None else ns(self._constant)
         """The latency of all links, when it is the same for all."""
         self._fifo = self.constant is None and not getattr(self.network.latency, "steady", False)
-        self._last_arrival: dict[tuple[str, str], int] = {}
         self._wheel: dict[int, dict[Task, tuple[int, int, Method]]] = {}
         self._resolve = resolve
         self._hash = 0
@@ -289,9 +288,10 @@ class Kernel:
         TCP connection: a slow one holds up those behind it."""
         delay = self.network.latency.sample(source, target, self._chance)
         if self._fifo:
-            link = (source.name, target.name)
-            arrival = max(self.now + delay, self._last_arrival.get(link, 0))
-            self._last_arrival[link] = arrival
+            arrival = self.now + delay
+            if arrival < source.arrivals.get(target, 0):
+                arrival = source.arrivals[target]
+            source.arrivals[target] = arrival
             return arrival - self.now
         return delay
 

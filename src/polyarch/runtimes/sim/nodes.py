@@ -50,6 +50,7 @@ class SimProcess:
     of its own with ``cores``."""
 
     __slots__ = (
+        "arrivals",
         "backlog",
         "beside",
         "busy_ns",
@@ -84,6 +85,8 @@ class SimProcess:
         self.busy_ns = 0
         self.beside = name == EXPERIMENTER
         """Beside the system: its messages are neither disturbed nor counted."""
+        self.arrivals: dict[SimProcess, int] = {}
+        """When the last message to each other process arrives: links keep their order."""
         self.link_free = 0
         """When the outgoing link has sent what was given to it."""
         self.offset = 0.0
