@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
-__all__ = ["KV", "REGISTER", "Call", "Model", "Outcome", "check", "read_history"]
+__all__ = ["KV", "REGISTER", "Call", "Model", "Outcome", "check", "explain", "read_history", "whole"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,6 +48,12 @@ class Model:
     apply: Callable[[Any, str, tuple[Any, ...]], tuple[Hashable, Any]]
     reads: frozenset[str] = frozenset()
     """Operations that change nothing: those that never returned need no place."""
+    conditional: frozenset[str] = frozenset()
+    """Operations that change nothing if they answer False."""
+
+    def changes_nothing(self, call: Call) -> bool:
+        """Whether the operation, as it ended, leaves every state as it is."""
+        return call.name in self.reads or (call.result is False and call.name in self.conditional)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,30 +68,92 @@ class Outcome:
     """If it does not hold: the first operation (by its return) that cannot be ordered.  Without what
     happened after its return the history is not linearizable either."""
     steps: int = 0
+    prefix: int = 0
+    """If it does not hold: calls and returns in the shortest prefix of the history that does not."""
 
 
 def check(calls: Iterable[Call], model: Model, *, budget: int = 3_000_000) -> Outcome:
-    """Decide for all keys; ``budget``: steps of the search in all."""
+    """Decide for all keys; ``budget``: steps of the search in all.  If it does not hold, the outcome tells of
+    the key whose history goes wrong first."""
     by_key: dict[Hashable, list[Call]] = {}
     for call in calls:
         if call.end != math.inf or call.name not in model.reads:
             by_key.setdefault(call.key, []).append(call)
     steps = 0
     undecided: list[Hashable] = []
+    worst: tuple[Call, Hashable] | None = None
     for key, group in by_key.items():
+        if worst is not None:  # only what goes wrong still earlier is of interest
+            group = _until(group, worst[0].end)
         holds, stuck, used = _search(group, model, budget - steps)
         steps += used
         if holds is None:
             undecided.append(key)
-        elif not holds:
-            assert stuck is not None
-            where = "" if key is None else f"key {key!r}: "
-            return Outcome(False, f"{where}no order allows {stuck}", key, stuck, steps)
+        elif stuck is not None and (worst is None or stuck.end < worst[0].end):
+            worst = stuck, key
+    if worst is not None:
+        stuck, key = worst
+        where = "" if key is None else f"key {key!r}: "
+        length = sum(
+            (c.start <= stuck.end) + (c.end <= stuck.end) for group in by_key.values() for c in group
+        )
+        return Outcome(False, f"{where}no order allows {stuck}", key, stuck, steps, length)
     if undecided:
         names = ", ".join(map(repr, undecided[:3])) + (", …" if len(undecided) > 3 else "")
         return Outcome(None, f"undecided after {steps} steps (keys {names})", undecided[0], None, steps)
     operations = sum(map(len, by_key.values()))
     return Outcome(True, f"{operations} operations on {len(by_key)} keys", None, None, steps)
+
+
+def explain(calls: Iterable[Call], model: Model, outcome: Outcome, *, budget: int = 1_000_000) -> list[Call]:
+    """Few operations that cannot be ordered, out of the shortest prefix that cannot: each of those that have
+    returned is needed for the contradiction.  The others may have happened or not, at any time after their
+    start; of these there are only those whose values were read.
+
+    Leaving out a read, or not knowing when a write returned, only makes a history easier to order: so what is
+    left still proves the same of the whole."""
+    assert outcome.stuck is not None
+    end = outcome.stuck.end
+    kept = _until([c for c in calls if c.key == outcome.key], end)
+    kept = [c for c in kept if c.end != math.inf or not model.changes_nothing(c)]
+
+    def easier(some: Sequence[Call]) -> list[Call]:
+        chosen = set(map(id, some))
+        return [
+            dataclasses.replace(c, end=math.inf, result=None) if id(c) in chosen else c
+            for c in kept
+            if id(c) not in chosen or not model.changes_nothing(c)
+        ]
+
+    size = max(1, len(kept) // 2)
+    while True:
+        at = 0
+        while at < len(known := [c for c in kept if c.end != math.inf and c is not outcome.stuck]):
+            candidate = easier(known[at : at + size])
+            holds, _, used = _search(candidate, model, budget)
+            budget -= used
+            if budget <= 0:
+                break
+            if holds is False:
+                kept = candidate
+            else:
+                at += size
+        if size == 1 or budget <= 0:
+            break
+        size //= 2
+    seen = [c.result for c in kept if c.end != math.inf]
+    seen += [a for c in kept if c.end != math.inf for a in c.arguments[:-1]]
+    of_interest = [c for c in kept if c.end != math.inf or any(a in seen for a in c.arguments)]
+    return sorted(of_interest, key=lambda c: (c.start, c.end))
+
+
+def _until(calls: Iterable[Call], end: float) -> list[Call]:
+    """What was known at a time: later calls are not there, later returns have not come."""
+    return [
+        c if c.end <= end else dataclasses.replace(c, end=math.inf, result=None)
+        for c in calls
+        if c.start <= end
+    ]
 
 
 def _search(calls: Sequence[Call], model: Model, budget: int) -> tuple[bool | None, Call | None, int]:
@@ -99,12 +167,22 @@ def _search(calls: Sequence[Call], model: Model, budget: int) -> tuple[bool | No
     size = len(events) + 1
     after = [*range(1, size), 0]  # entry 0 also ends the list
     before = [size - 1, *range(size - 1)]
-    returns = [0] * len(calls)  # the entry of each operation's return; 0: never
-    entries = [(0, 0), *((kind, i) for _, kind, i in events)]
-    for entry, (kind, i) in enumerate(entries[1:], 1):
+    calls_at: list[Call | None] = [None] * size
+    """The call of an entry; None: a return, or the head."""
+    entry_of = [0] * len(calls)
+    returns = [0] * size
+    """For a call's entry, that of its return; 0: it never returned."""
+    whose = [0] * size
+    for entry, (_, kind, i) in enumerate(events, 1):
+        whose[entry] = i
         if kind:
-            returns[i] = entry
-    bits = [1 << i for i in range(len(calls))]
+            returns[entry_of[i]] = entry
+        else:
+            entry_of[i] = entry
+            calls_at[entry] = calls[i]
+    # What changes nothing is placed as soon as it fits, and never somewhere else: it is in nobody's way.
+    settled = [call is not None and model.changes_nothing(call) for call in calls_at]
+    bits = [1 << i for i in whose]
     open_ = sum(map(bool, returns))
     apply = model.apply
     placed, state = 0, model.initial
@@ -112,39 +190,48 @@ def _search(calls: Sequence[Call], model: Model, budget: int) -> tuple[bool | No
     path: list[tuple[int, Hashable]] = []
     entry, deepest, steps = after[0], 0, 0
     while open_:
-        kind, i = entries[entry]
-        if entry and not kind:  # a call: may it be next?
+        call = calls_at[entry]
+        if call is not None:  # may it be next?
             steps += 1
             if steps > budget:
                 return None, None, steps
-            call, back = calls[i], returns[i]
+            back = returns[entry]
             new_state, result = apply(state, call.name, call.arguments)
             if not back or result == call.result:
-                new_placed = placed | bits[i]
-                if (new_placed, new_state) not in seen:
-                    seen.add((new_placed, new_state))
+                new = (placed | bits[entry], new_state)
+                if new not in seen:
+                    seen.add(new)
                     path.append((entry, state))
-                    placed, state = new_placed, new_state
-                    after[before[entry]], before[after[entry]] = after[entry], before[entry]
+                    placed, state = new
+                    b, a = before[entry], after[entry]
+                    after[b], before[a] = a, b
                     if back:
-                        after[before[back]], before[after[back]] = after[back], before[back]
+                        b, a = before[back], after[back]
+                        after[b], before[a] = a, b
                         open_ -= 1
                     entry = after[0]
                     continue
+                if settled[entry]:  # placed here it leads nowhere: then nothing does
+                    call = None
+        if call is not None:
             entry = after[entry]
-        else:  # a return, or the end: something before must have been placed wrongly
+            continue
+        # A return, or the end: something before must have been placed wrongly.
+        if not settled[entry]:
             deepest = max(deepest, entry)
+        while True:
             if not path:
-                return False, calls[entries[deepest][1]], steps
+                return False, calls[whose[deepest]], steps
             entry, state = path.pop()
-            i = entries[entry][1]
-            back = returns[i]
+            back = returns[entry]
             if back:
                 after[before[back]] = before[after[back]] = back
                 open_ += 1
             after[before[entry]] = before[after[entry]] = entry
-            placed ^= bits[i]
-            entry = after[entry]
+            placed ^= bits[entry]
+            if not settled[entry]:
+                break
+        entry = after[entry]
     return True, None, steps
 
 
@@ -171,10 +258,23 @@ def _kv(state: Any, name: str, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
     return (value, True) if state == expected else (state, False)
 
 
-REGISTER = Model(None, _register, frozenset({"read"}))
+REGISTER = Model(None, _register, frozenset({"read"}), frozenset({"cas"}))
 """read() -> value, write(value), cas(expected, value) -> bool; at first there is None."""
-KV = Model(None, _kv, frozenset({"get"}))
+KV = Model(None, _kv, frozenset({"get"}), frozenset({"compare_and_set"}))
 """For each key: get() -> value, put(value), append(text), compare_and_set(expected, value) -> bool."""
+
+
+def whole(model: Model) -> Model:
+    """The same object for all keys at once: what is told apart by ``Call.key`` becomes one state.  Harder to
+    search, and needed by what is not local, such as sequential consistency."""
+
+    def apply(state: frozenset[Any], name: str, arguments: tuple[Any, ...]) -> tuple[Hashable, Any]:
+        key, *rest = arguments
+        old = next((value for k, value in state if k == key), model.initial)
+        new, result = model.apply(old, name, tuple(rest))
+        return (state if new == old else state - {(key, old)} | {(key, new)}), result
+
+    return Model(frozenset(), apply, model.reads, model.conditional)
 
 
 # -- histories of others --------------------------------------------------------------------------------
