@@ -377,7 +377,7 @@ def _misread(error: cyclopts.CycloptsError, line: str, tokens: list[str]) -> str
             return options.unknown_option(name, named)
         return f"--{name} needs a value{hint}"
     if isinstance(error, cyclopts.UnusedCliTokensError):
-        return f"what is {' '.join(error.unused_tokens)!r} for?  There is nothing to follow here" + hint
+        return f"what is {' '.join(error.unused_tokens or [])!r} for?  There is nothing to follow here" + hint
     return line.rstrip(".") + ("" if line.endswith("?") else hint)
 
 

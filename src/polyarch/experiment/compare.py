@@ -43,11 +43,11 @@ class Pace:
     steady: float = 1.0
     """Open loop at the stated rate, per round."""
     before_kill: float = 0.2
-    down: float = 0.5
+    down: float = 0.4
     """From a kill to the restart: what a supervisor needs."""
-    window: float = 1.5
+    window: float = 1.3
     """Watched after a kill."""
-    long: float = 2.0
+    long: float = 1.2
     """Down that long a second time, if operations only waited: did they wait for this process?"""
     kills: bool = True
     """Whether to kill at all."""
@@ -205,13 +205,12 @@ class Outage:
 
     @property
     def dead(self) -> list[str]:
-        """Kinds of operation of which none succeeded while the process was down: those that were asked for
-        then failed, or waited until it was back."""
+        """Kinds of operation of which none succeeded before the process was back.  One that began so late
+        that it would have ended after that anyway shows nothing."""
         kinds: dict[str, list[bool]] = {}
         for d in self.hit:
-            if self.kill <= d.intended < self.restart:
-                waited = d.end > self.restart and self.stalled(d)
-                kinds.setdefault(d.name, []).append(self.succeeded(d) and not waited)
+            if self.kill <= d.intended < self.restart - self.usual.get(d.name, 0.0):
+                kinds.setdefault(d.name, []).append(self.succeeded(d) and d.end <= self.restart)
         return sorted(name for name, succeeded in kinds.items() if not any(succeeded))
 
     @property
@@ -229,7 +228,7 @@ def _kill(trial: Trial, role: str, process: str, pace: Pace, usual: dict[str, fl
     outage, up = _outage(trial, process, rate, pace, usual)
     dead = outage.dead
     if outage.undecided:
-        longer = dataclasses.replace(pace, down=pace.long, window=pace.long + pace.window)
+        longer = dataclasses.replace(pace, down=pace.long, window=pace.long + 0.1)
         dead = _outage(trial, process, rate, longer, usual)[0].dead
     bad = outage.bad
     return BlastRadius(

@@ -14,6 +14,7 @@ its next visit when the last one has ended.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -129,11 +130,14 @@ class LoadClient(Node):
         assert load.rate is not None
         gap = self.port.mean_visit / load.rate
         random = self.random.fork(f"arrivals {self.seed} {load.name}")
-        poisson = load.arrivals == "poisson"
-        at = random.exponential(gap) if poisson else 0.0
-        while at < load.duration:
-            yield at, next(self.visits)
-            at += random.exponential(gap) if poisson else gap
+        if load.arrivals == "poisson":
+            at = random.exponential(gap)
+            while at < load.duration:
+                yield at, next(self.visits)
+                at += random.exponential(gap)
+        else:
+            for i in range(math.ceil(load.duration / gap - 1e-9)):
+                yield i * gap, next(self.visits)
 
     def _recorded(self, load: Load) -> Iterator[tuple[float, Visit]]:
         assert load.trace is not None
