@@ -101,3 +101,8 @@ class Job(Parameterised, abc.ABC):
     @abc.abstractmethod
     def check(self, history: Sequence[Done], audit: Any) -> list[Verdict]:
         """What must be true of every run, whatever failed in it."""
+
+    def conflict(self, history: Sequence[Done], audit: Any) -> Sequence[Done]:
+        """If ``check`` found something wrong with the history: operations that contradict each other, as few
+        as possible; for the story of what went wrong."""
+        return ()
