@@ -7,12 +7,14 @@
 3. **Size**: what an event costs from 100 to 100,000 nodes, with equal and with random latencies.
 4. **Options**: what the trace hash, the detailed engine and an observer cost on 1,000 pairs.
 
-How the SimPy contestants are made.  *Mailboxes* is SimPy's documented way to pass messages between
-processes, and the baseline of the targets: a process per server with a Store as its inbox, and a Timeout
-for each message on its way; where handlers wait (Chord) the server starts a process for each request.  Two
-leaner forms are shown beside it, though they simulate the work and not the nodes: in *processes* nobody
-receives anything, one process per request waits for the link, computes, waits for the link; *callbacks*
-has only a Timeout with a callback for each message and an Event for the answer.  SimPy's Chord works on
+How the SimPy contestants are made.  *Documented* is the way of SimPy's own manual (its example "Event
+Latency"), and the baseline of the targets on pairs: each node is a process with a Store as its inbox, and
+each message on its way is a process that waits for the link and puts it there.  *Mailboxes* is leaner, with
+a Timeout and a callback for each message on its way; it is the baseline on Chord, where the server starts
+a process for each request because handlers wait.  Two forms that are leaner still simulate the work and
+not the nodes: in *processes* nobody receives anything, one process per request waits for the link,
+computes, waits for the link; *callbacks* has only a Timeout with a callback for each message and an Event
+for the answer.  All are printed; choose what you would write.  SimPy's Chord works on
 the very routing tables that chord.py has built, with the very function that chooses the next hop, and must
 count the same hops.  SimPy checks no arguments, knows no timeouts and no crashes, and hashes no trace.
 
@@ -51,8 +53,12 @@ LINK = 0.0005
 BITS = 32
 IN_FLIGHT = 1_000
 
-TARGETS = {"pairs 1,000": 8.0, "pairs 100,000": 4.0, "Chord 100,000": 2.0}
-"""At least so many times SimPy."""
+TARGETS = {
+    "pairs 1,000": ("documented", 8.0),
+    "pairs 100,000": ("documented", 4.0),
+    "Chord 100,000": ("mailboxes", 2.0),
+}
+"""At least so many times that form of SimPy."""
 BYTES_PER_NODE = 1_500
 
 Result = dict[str, float]
@@ -109,6 +115,27 @@ def pairs(
 
 
 Process = Generator[simpy.Event, Any, Any]
+
+
+def documented_client(env: simpy.Environment, delivered: list[int]) -> Process:
+    """SimPy's example "Event Latency": a process for each message on its way."""
+    requests, answers = simpy.Store(env), simpy.Store(env)
+
+    def latency(store: simpy.Store, message: int) -> Process:
+        yield env.timeout(LINK)
+        delivered[0] += 1
+        store.put(message)
+
+    def server() -> Process:
+        while True:
+            n = yield requests.get()
+            env.process(latency(answers, n + 1))
+
+    env.process(server())
+    n = 0
+    while True:
+        env.process(latency(requests, n))
+        n = yield answers.get()
 
 
 def mailbox_client(env: simpy.Environment, delivered: list[int]) -> Process:
@@ -170,7 +197,12 @@ def callback_client(env: simpy.Environment, delivered: list[int]) -> Process:
         n = yield answer
 
 
-SIMPY_PAIRS = {"mailboxes": mailbox_client, "processes": process_client, "callbacks": callback_client}
+SIMPY_PAIRS = {
+    "documented": documented_client,
+    "mailboxes": mailbox_client,
+    "processes": process_client,
+    "callbacks": callback_client,
+}
 
 
 def simpy_pairs(count: int, events: int, *, form: str) -> Result:
@@ -405,28 +437,26 @@ def report(options: argparse.Namespace, runs: int, results: dict[str, list[Resul
             detail = f"{target}, measured {shown(measured, digits)}"
             verdicts.append({"name": name, "holds": holds, "detail": detail})
 
-    def times(name: str, other: str, target: float | None = None) -> None:
-        ratio = paired_ratio(values(name), values(other))
-        if target is None:
-            figure(f"{name}, times {other.removeprefix(name).strip()}", ratio)
-        else:
+    def times(name: str, form: str) -> None:
+        ratio = paired_ratio(values(name), values(f"{name} SimPy {form}"))
+        wanted, target = TARGETS.get(name, ("", 0.0))
+        if wanted == form:
             holds = ratio.median >= target
-            figure(f"{name}, times {other.removeprefix(name).strip()}", ratio,
-                   target=f"at least {target:g}", holds=holds)
+            figure(f"{name}, times SimPy {form}", ratio, target=f"at least {target:g}", holds=holds)
+        else:
+            figure(f"{name}, times SimPy {form}", ratio)
 
     for name in results:
         figure(f"{name}, thousand events/s", spread([v / 1e3 for v in values(name)]), 0)
     for size in ("1,000", "100,000"):
-        name = f"pairs {size}"
-        times(name, f"{name} SimPy mailboxes", TARGETS[name])
-        times(name, f"{name} SimPy processes")
-        times(name, f"{name} SimPy callbacks")
+        for form in SIMPY_PAIRS:
+            times(f"pairs {size}", form)
     for size in ("10,000", "100,000"):
         name = f"Chord {size}"
         if values(name, "hops") != values(f"{name} SimPy mailboxes", "hops"):
             raise RuntimeError(f"{name}: SimPy has counted other hops")
-        times(name, f"{name} SimPy mailboxes", TARGETS.get(name))
-        times(name, f"{name} SimPy processes")
+        times(name, "mailboxes")
+        times(name, "processes")
         figure(f"{name}, seconds to build", spread(values(name, "build_s")), 2)
     size = spread(values("Chord 100,000", "bytes_per_node"))
     holds = size.median <= BYTES_PER_NODE
