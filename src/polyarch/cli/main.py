@@ -1,4 +1,4 @@
-"""The command line: ``polyarch list | show | run | compare``.
+"""The command line: ``polyarch list | show | run | compare | laws``.
 
 Exit codes: 0 when all verdicts hold, 1 when one does not, 2 for bad use, with one line that says what was
 wrong and what would be right (3: something failed that nobody foresaw).  With ``--json -`` the record, and
@@ -22,6 +22,7 @@ import msgspec
 from cyclopts import Parameter as Option
 
 from polyarch.cli import options, output
+from polyarch.cli.laws import laws_
 from polyarch.cli.options import BadUse, check_file, check_load, check_question
 from polyarch.core.http import Http
 from polyarch.core.job import Job
@@ -142,7 +143,7 @@ def compare_(
     ] = None,
     on: options.On = None,
     seed: options.Seed = 0,
-    duration: Annotated[float, Option(help="Seconds of load for each figure of each architecture.")] = 3.0,
+    duration: Annotated[float, Option(help="Seconds of load for each figure of each architecture.")] = 2.4,
     rate: options.Rate = None,
     clients: Annotated[options.Clients, Option(help="Closed-loop clients that saturate it.")] = 16,
     rounds: options.Rounds = 3,
@@ -203,6 +204,9 @@ def compare_(
         if page is not None:
             output.console().print(f"report: {page}")
     return 0 if result.holds else 1
+
+
+app.command(laws_, name="laws")
 
 
 # -- names ----------------------------------------------------------------------------------------------
@@ -363,7 +367,7 @@ def _explained(error: Exception, tokens: list[str]) -> tuple[str, int]:
 
 def _misread(error: cyclopts.CycloptsError, line: str, tokens: list[str]) -> str:
     """What the parser of the command line says, in the words of the others."""
-    known = ("list", "show", "run", "compare")
+    known = ("list", "show", "run", "compare", "laws")
     command = [t for t in tokens[:1] if t in known]
     hint = f"; see {' '.join(['polyarch', *command])} --help"
     missing = re.search(r"parameter (\S+) requires an argument", line)

@@ -42,10 +42,10 @@ class Pace:
     """Closed-loop clients that saturate."""
     steady: float = 1.0
     """Open loop at the stated rate, per round."""
-    before_kill: float = 0.2
-    down: float = 0.4
+    before_kill: float = 0.1
+    down: float = 0.3
     """From a kill to the restart: what a supervisor needs."""
-    window: float = 1.3
+    window: float = 1.0
     """Watched after a kill."""
     long: float = 1.2
     """Down that long a second time, if operations only waited: did they wait for this process?"""
