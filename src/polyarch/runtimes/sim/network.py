@@ -52,7 +52,7 @@ class Uniform:
     high: float
 
     def sample(self, source: Endpoint, target: Endpoint, random: Random) -> int:
-        return ns(random.between(self.low, self.high))
+        return round((self.low + (self.high - self.low) * random.random()) * 1e9)
 
 
 @dataclasses.dataclass(frozen=True)
