@@ -49,6 +49,8 @@ class Verdict(Record):
     holds: bool
     detail: str = ""
     """The evidence: how much was checked, or the first thing that was wrong."""
+    undecided: bool = False
+    """It is not known: the search for evidence ended without a result."""
 
 
 @dataclasses.dataclass(frozen=True)
