@@ -1,4 +1,4 @@
-"""The command line: ``polyarch list | show | run | compare``.
+"""The command line: ``polyarch list | show | run | compare | check | replay | verify``.
 
 Exit codes: 0 when all verdicts hold, 1 when one does not, 2 for bad use, with one line that says what was
 wrong and what would be right (3: something failed that nobody foresaw).  With ``--json -`` the record, and
@@ -22,7 +22,9 @@ import msgspec
 from cyclopts import Parameter as Option
 
 from polyarch.cli import options, output
+from polyarch.cli.check import check_, replay_
 from polyarch.cli.options import BadUse, check_file, check_load, check_question
+from polyarch.cli.verify import verify_
 from polyarch.core.http import Http
 from polyarch.core.job import Job
 from polyarch.core.node import config_of
@@ -205,6 +207,11 @@ def compare_(
     return 0 if result.holds else 1
 
 
+app.command(check_, name="check")
+app.command(replay_, name="replay")
+app.command(verify_, name="verify")
+
+
 # -- names ----------------------------------------------------------------------------------------------
 
 
@@ -338,7 +345,7 @@ def _named(tokens: list[str]) -> list[Any]:
     names = [t for t in tokens[1:3] if not t.startswith("-")]
     named: list[Any] = []
     with contextlib.suppress(catalogue.UnknownName, BadUse):
-        if tokens[0] == "run" and names:
+        if tokens[0] in ("run", "check") and names:
             named.append(catalogue.architecture(names[0]))
             named.append(_job_of(named[0], names[1] if len(names) > 1 else None))
         elif tokens[0] == "compare" and names:
@@ -363,7 +370,7 @@ def _explained(error: Exception, tokens: list[str]) -> tuple[str, int]:
 
 def _misread(error: cyclopts.CycloptsError, line: str, tokens: list[str]) -> str:
     """What the parser of the command line says, in the words of the others."""
-    known = ("list", "show", "run", "compare")
+    known = ("list", "show", "run", "compare", "check", "replay", "verify")
     command = [t for t in tokens[:1] if t in known]
     hint = f"; see {' '.join(['polyarch', *command])} --help"
     missing = re.search(r"parameter (\S+) requires an argument", line)
