@@ -78,8 +78,7 @@ class LocalEnv(Env):
         """What a component's client has exchanged with its server for this node; ``size`` None: it
         could not be measured."""
         process = self.process
-        process.messages += messages
-        process.by_method["component"] = process.by_method.get("component", 0) + messages
+        process.by_method["component"] += messages
         process.bytes += size or 0
         process.unmeasured += size is None
         current = self.current
@@ -151,7 +150,7 @@ class LocalEnv(Env):
         target = process.envs.get(to)
         if target is not None:
             process.calls += 1
-            process.expect(process.calls, task, token, method, patience)
+            process.expect(task, token, method, patience, None)
             process.ready.append((target.request, (None, process.calls, method.name, arguments, task)))
             return
         if method.name == "http":
@@ -168,8 +167,7 @@ class LocalEnv(Env):
         if ledger is not None:
             ledger.messages += 1
             ledger.bytes += len(data) + HEADER
-        process.expect(call, task, token, method, patience)
-        process.transmit(to, data, call, method.name)
+        process.ask(task, token, to, data, method, patience)
 
     def send(self, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None:
         if not self.up:
@@ -184,7 +182,7 @@ class LocalEnv(Env):
         if current is not None and current.ledger is not None:
             current.ledger.messages += 1
             current.ledger.bytes += len(data) + HEADER
-        process.transmit(reference._to, data, 0, method.name)
+        process.transmit(reference._to, data, method.name)
 
     def request(
         self, back: Connection | None, call: int, name: str, arguments: Any, origin: Any

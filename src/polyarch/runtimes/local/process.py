@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,9 +68,9 @@ class LocalProcess:
         """Where each node that speaks HTTP listens."""
         self.rules: list[Rule] = []
         self.calls = BASE
-        self.messages = 0
         self.bytes = 0
-        self.by_method: dict[str, int] = {}
+        self.by_method: defaultdict[str, int] = defaultdict(int)
+        """Messages that have left, by name."""
         self.unmeasured = 0
         """Exchanges with components whose bytes could not be counted."""
         self.bugs: list[str] = []
@@ -80,7 +80,7 @@ class LocalProcess:
         self.ready: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._inside = 0
         self._links: dict[str, Link] = {}
-        self._expected: dict[int, tuple[Task, int, Method, int]] = {}
+        self._expected: dict[int, tuple[Task, int, Method, int, Link | None]] = {}
         """Who waits for the answer to each call, and until when."""
         self._horizon = 0
         """Calls whose deadlines are before it have timers of their own."""
@@ -106,10 +106,14 @@ class LocalProcess:
                     function(*arguments)
                 except Exception as error:  # must not end the loop over everybody else's work
                     self.bug(self.name, error)
-            dirty, self.dirty = self.dirty, []
-            for connection in dirty:
-                connection.flush()
+            self.flush()
         self._inside -= 1
+
+    def flush(self) -> None:
+        """Let the frames go that were made so far."""
+        dirty, self.dirty = self.dirty, []
+        for connection in dirty:
+            connection.flush()
 
     def event(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Run a function as an event of its own.  What it raises is a bug, and ends nothing else."""
@@ -199,28 +203,46 @@ class LocalProcess:
         """Where a process listens; LookupError if there is none of that name."""
         return "127.0.0.1", self.ports[name]
 
-    def transmit(self, to: str, data: bytes, call: int, method: str) -> None:
-        """Send a frame to the process of a node."""
+    def ask(
+        self, task: Task, token: int, to: str, data: bytes, method: Method, timeout_ns: int
+    ) -> None:
+        """Send a request, number ``self.calls``, and remember who waits for its answer."""
         place = self.places.get(to)
         if place is None:
-            if call:
-                self.ready.append((self.unreachable, (call, f"no node has the address {to!r}")))
+            refused = Unreachable(f"no node has the address {to!r}")
+            self.ready.append((self.resume, (task, token, False, refused)))
+            return
+        link = self._links.get(place)
+        if link is None:
+            link = self._links[place] = Link(self, place)
+        self.expect(task, token, method, timeout_ns, link)
+        if place != EXPERIMENTER:
+            self.bytes += len(data) + HEADER
+            self.by_method[method.name] += 1
+        if self.rules:
+            self.carry(self.name, place, link.send, data, self.calls)
+        else:
+            link.send(data, self.calls)
+
+    def transmit(self, to: str, data: bytes, method: str) -> None:
+        """Send a one-way frame to the process of a node, if there is one."""
+        place = self.places.get(to)
+        if place is None:
             return
         self.count(len(data) + HEADER, method, place)
         link = self._links.get(place)
         if link is None:
             link = self._links[place] = Link(self, place)
         if self.rules:
-            self.carry(self.name, place, link.send, data, call)
+            self.carry(self.name, place, link.send, data)
         else:
-            link.send(data, call)
+            link.send(data)
 
     def count(self, size: int, method: str, peer: str) -> None:
         """One message has crossed; the experimenter's are not the system's."""
         if peer != EXPERIMENTER:
-            self.messages += 1
             self.bytes += size
-            self.by_method[method] = self.by_method.get(method, 0) + 1
+            self.by_method[method] += 1
 
     def carry(self, source: str, target: str, send: Callable[..., None], *what: Any) -> bool:
         """Send through the rules in force: lost (False), late, twice."""
@@ -300,7 +322,9 @@ class LocalProcess:
             # The work was done; only the answer cannot be given.
             broken = Broken(str(error))
             data = encode((FAILURE, call, broken.code, broken.detail, broken.definite, *costs))
-        self.count(len(data) + HEADER, method, back.peer)
+        if back.peer != EXPERIMENTER:
+            self.bytes += len(data) + HEADER
+            self.by_method[method] += 1
         if self.rules and back.peer:
             self.carry(self.name, back.peer, back.send, data)
         else:
@@ -308,12 +332,15 @@ class LocalProcess:
 
     # -- calls that wait ----------------------------------------------------------------------------------
 
-    def expect(self, call: int, task: Task, token: int, method: Method, timeout_ns: int) -> None:
-        """Remember who waits for the answer to a call, and until when."""
+    def expect(
+        self, task: Task, token: int, method: Method, timeout_ns: int, link: Link | None
+    ) -> None:
+        """Remember who waits for the answer to call number ``self.calls``, until when, and by which link
+        the answer comes (None: in this process)."""
         deadline = time.monotonic_ns() + timeout_ns
-        self._expected[call] = (task, token, method, deadline)
+        self._expected[self.calls] = (task, token, method, deadline, link)
         if deadline < self._horizon:
-            self.timers.at(deadline, self._expire, call)
+            self.timers.at(deadline, self._expire, self.calls)
         elif not self._sweeping and deadline < FOREVER_NS:
             self._sweep()
 
@@ -323,7 +350,7 @@ class LocalProcess:
         near, now = self._horizon, time.monotonic_ns()
         self._horizon = horizon = now + 2 * _SWEEP_NS
         self._sweeping = False
-        for call, (_, _, _, deadline) in self._expected.items():
+        for call, (_, _, _, deadline, _) in self._expected.items():
             if near <= deadline < horizon:
                 self.timers.at(deadline, self._expire, call)
             elif horizon <= deadline < FOREVER_NS:
@@ -345,10 +372,16 @@ class LocalProcess:
         """A request left, and its answer will not come."""
         self._fail(call, Broken(reason))
 
+    def link_lost(self, link: Link) -> None:
+        """The connection to a process has died: nobody knows what became of the calls that were on it."""
+        lost = [call for call, waiting in self._expected.items() if waiting[4] is link]
+        for call in lost:
+            self.broken(call, f"{link.name} died or closed the connection")
+
     def _fail(self, call: int, failure: Failure) -> None:
         waiting = self._expected.pop(call, None)
         if waiting is not None:
-            task, token, _, _ = waiting
+            task, token, *_ = waiting
             self.resume(task, token, False, failure)
 
     def resume(self, task: Task, token: int, ok: bool, value: Any) -> None:
@@ -363,7 +396,7 @@ class LocalProcess:
     def _settle_here(self, call: int, depth: int, ok: bool, value: Any) -> None:
         waiting = self._expected.pop(call, None)
         if waiting is not None:
-            task, token, _, _ = waiting
+            task, token, *_ = waiting
             if task.ledger is not None:
                 task.depth = max(task.depth, depth)
             if not ok:
@@ -383,11 +416,9 @@ class LocalProcess:
     ) -> None:
         """An answer has come over the network."""
         waiting = self._expected.pop(call, None)
-        if connection.link is not None:
-            connection.link.flight.pop(call, None)
         if waiting is None:
             return  # too late
-        task, token, method, _ = waiting
+        task, token, method, _, _ = waiting
         ledger = task.ledger
         if ledger is not None:
             ledger.messages += 1

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "Link"]
 
+_BATCH = 32
+"""Frames of one read that are handled before what they made leaves."""
+
 _decode = msgspec.msgpack.Decoder().decode
 _LENGTH = struct.Struct(">I")
 
@@ -54,6 +57,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        # Above this uvloop writes at once and not when it next looks for events: the peer can begin.
+        self._transport.set_write_buffer_limits(high=1)
         self.open = True
         if self.link is None:
             self.process.incoming.add(self)
@@ -64,6 +69,7 @@ class Connection(asyncio.Protocol):
             data = self._rest + data
         at, size = 0, len(data)
         handle, length = process.handle, _LENGTH.unpack_from
+        frames = 0
         process.enter()
         try:
             while self.open and size - at >= HEADER:
@@ -79,6 +85,10 @@ class Connection(asyncio.Protocol):
                     break
                 handle(self, frame, end - at)
                 at = end
+                frames += 1
+                if frames == _BATCH and size > at:
+                    frames = 0
+                    process.flush()  # the other side has something to do while we go on
             self._rest = data[at:] if at < size else b""
         finally:
             process.leave()
@@ -109,16 +119,12 @@ class Link:
         self._connection: Connection | None = None
         self._opening = False
         self._waiting: list[tuple[bytes, int]] = []
-        self.flight: dict[int, None] = {}
-        """Calls whose requests have left on the present connection."""
 
     def send(self, data: bytes, call: int = 0) -> None:
         """Send a frame; ``call`` is the number of the call that it asks for (0: one-way)."""
         connection = self._connection
         if connection is not None:
             connection.send(data)
-            if call:
-                self.flight[call] = None
             return
         self._waiting.append((data, call))
         if not self._opening:
@@ -154,14 +160,13 @@ class Link:
 
     def lost(self, connection: Connection) -> None:
         """The connection has died: nobody knows what became of what was on it."""
-        if connection is self._connection:
-            self._connection = None
-        flight, self.flight = self.flight, {}
+        if connection is not self._connection:
+            return  # nothing has been sent on it
+        self._connection = None
         process = self.process
         process.enter()
         try:
-            for call in flight:
-                process.broken(call, f"{self.name} died or closed the connection")
+            process.link_lost(self)
         finally:
             process.leave()
 
