@@ -1,8 +1,11 @@
 """Raft: servers agree on one log of commands, so that they act as one that does not fail.
 
 Ongaro and Ousterhout: "In search of an understandable consensus algorithm (extended version)", 2014.  The
-file follows figure 2 of the paper: state, RequestVote RPC, AppendEntries RPC, rules for servers.  Sections
-are the paper's; "thesis" is Ongaro's "Consensus: bridging theory and practice", 2014.
+file follows figure 2 of the paper: RequestVote RPC, AppendEntries RPC, rules for followers, candidates and
+leaders; then what clients ask for.  The state that figure 2 begins with and the rules for all servers are in
+``blocks/raft_server.py``, the log in ``raft_log.py``, snapshots (figure 13) in ``raft_snapshots.py``, changes
+of the cluster in ``raft_membership.py``; ``raft_safeguards.py`` lists the rules that exist for safety.
+Sections are the paper's; "thesis" is Ongaro's "Consensus: bridging theory and practice", 2014.
 
 One server leads, until others have heard nothing from it for a while and elect another one.  The leader
 puts clients' commands into its log and makes the others' logs equal to it; what a majority has on its disks
@@ -11,18 +14,23 @@ is *committed*, and is applied, in order, to the state machine: here a key-value
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import pairwise
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
-from polyarch.blocks.replicas import Command, LeaderClient, NotLeader, Replica, StateMachine
+from polyarch.blocks.raft_invariants import violations
+from polyarch.blocks.raft_log import Entry
+from polyarch.blocks.raft_membership import Membership
+from polyarch.blocks.raft_safeguards import Safeguards
+from polyarch.blocks.raft_server import CANDIDATE, LEADER, Follower
+from polyarch.blocks.raft_snapshots import Snapshots
+from polyarch.blocks.replicas import Command, LeaderClient, NotLeader, Result
 from polyarch.core import (
     Architecture,
     Failure,
     Future,
     Record,
+    Refused,
     System,
-    Timeout,
     Verdict,
     first,
     parameter,
@@ -32,21 +40,6 @@ from polyarch.core import (
 from polyarch.jobs.kv import Kv, Value
 
 # -- messages --------------------------------------------------------------------------------------------
-
-
-class Entry(Record, array_like=True):
-    """One place of the log: a command, and the term in which a leader put it there."""
-
-    term: int
-    command: Command | None
-    """None: nothing; with it a leader begins its term (section 8)."""
-
-
-class Ballot(Record, array_like=True):
-    """The latest term that a server has seen, and whom it has voted for in it."""
-
-    term: int
-    voted_for: str | None
 
 
 class Vote(Record, array_like=True):
@@ -72,72 +65,41 @@ class Status(Record):
     term: int
     last_index: int
     commit_index: int
+    snapshot_index: int
+    members: tuple[str, ...]
 
 
-FOLLOWER, CANDIDATE, LEADER = "follower", "candidate", "leader"
-
-
-class Raft(Replica):
-    """One server."""
-
-    servers: tuple[str, ...]
-    election_timeout: float = 0.3
-    """A follower waits between this and twice this long without hearing from a leader (section 5.2)."""
-    heartbeat: float = 0.05
-    """Seconds between two AppendEntries RPCs of an idle leader."""
-    batch: int = 1000
-    """Most entries in one AppendEntries RPC."""
+class Raft(Snapshots, Membership):
+    """One server; its configuration and its state are those of ``RaftServer``."""
 
     async def start(self) -> None:
-        self.peers = [s for s in self.servers if s != self.address]
-        self.majority = len(self.servers) // 2 + 1
-        # Persistent state on all servers, on disk before anything is answered.
-        ballot = self.disk.get("ballot", Ballot, Ballot(0, None))
-        self.current_term = ballot.term
-        self.voted_for = ballot.voted_for
-        self.log = [Entry(0, None), *self.disk.entries("log", Entry)]  # the first index is 1
-        self.written = self.synced = 0  # changes made to this state, and how many of them are on disk
-        # Volatile state on all servers.
-        self.commit_index = 0
-        self.last_applied = 0
-        self.role = FOLLOWER
-        self.leader: str | None = None
-        self.machine = StateMachine()
-        # Volatile state on leaders.
-        self.next_index: dict[str, int] = {}
-        self.match_index: dict[str, int] = {}
-        self.sending: set[str] = set()  # followers to whom an AppendEntries RPC is on its way
-        self.flushing = False  # whether the own log is on its way to the disk
-        self.waiting: dict[int, Future[Value | bool]] = {}  # clients' answers, by their entry's index
-        self.readers: list[Future[None]] = []  # reads that wait for the next round of heartbeats
-        self.confirming = False
-        self.restart_election_timer()
+        await super().start()
         self.watch_election_timer()
-        self.every(self.heartbeat, self.replicate)
-
-    @property
-    def last_index(self) -> int:
-        return len(self.log) - 1
+        self.every(self.heartbeat, self.beat)
 
     # -- RequestVote RPC ---------------------------------------------------------------------------------
 
     @rpc(timeout=0.5)
-    async def request_vote(self, term: int, candidate: str, last_index: int, last_term: int) -> Vote:
-        """Invoked by candidates to gather votes (section 5.2)."""
-        self.observe(term)
-        granted = False
-        if term == self.current_term and self.voted_for in (None, candidate):
-            granted = self.is_up_to_date(last_index, last_term)
+    async def request_vote(
+        self, term: int, candidate: str, last_index: int, last_term: int, pre: bool = False
+    ) -> Vote:
+        """Invoked by candidates to gather votes (section 5.2); ``pre``: would there be one?"""
+        safe = self.safeguards
+        old = safe.refuse_old_terms and term < self.current_term
+        if old or (safe.stick_to_leader and self.follows_a_leader()):
+            return Vote(self.current_term, False)
+        up_to_date = (last_term, last_index) >= (self.log.last_term, self.log.last_index)  # section 5.4.1
+        granted = up_to_date or not safe.up_to_date_candidates
+        if not pre:
+            self.observe(term)
+            if self.voted_for not in (None, candidate) and safe.one_vote_per_term:
+                granted = False
             if granted:
                 self.voted_for = candidate
                 self.write_ballot()
                 self.restart_election_timer()
-        await self.durable()
+            await self.durable()
         return Vote(self.current_term, granted)
-
-    def is_up_to_date(self, last_index: int, last_term: int) -> bool:
-        """Whether a candidate's log is at least as up-to-date as ours (section 5.4.1)."""
-        return (last_term, last_index) >= (self.log[-1].term, self.last_index)
 
     # -- AppendEntries RPC -------------------------------------------------------------------------------
 
@@ -152,24 +114,24 @@ class Raft(Replica):
         leader_commit: int,
     ) -> Appended:
         """Invoked by the leader to replicate entries (section 5.3); also its heartbeat (section 5.2)."""
-        self.observe(term)
-        if term < self.current_term:  # 1.
-            await self.durable()
+        if not self.follow(term, leader):  # 1.
             return Appended(self.current_term, False, 0)
-        self.role, self.leader = FOLLOWER, leader
-        self.restart_election_timer()
-        if prev_index > self.last_index or self.log[prev_index].term != prev_term:  # 2.
+        log, safe = self.log, self.safeguards
+        # What the own snapshot includes is committed, and so it is the leader's too.
+        other = prev_index > log.start and prev_index <= log.last_index and log.term(prev_index) != prev_term
+        if prev_index > log.last_index or (other and safe.check_previous_entry):  # 2.
+            refusal = Appended(term, False, self.first_conflict(prev_index))
             await self.durable()
-            return Appended(self.current_term, False, self.first_conflict(prev_index))
-        for i, entry in enumerate(entries):
-            index = prev_index + 1 + i
-            if index <= self.last_index and self.log[index].term != entry.term:  # 3.
+            return refusal
+        for index, entry in enumerate(entries, prev_index + 1):
+            conflict = log.start < index <= log.last_index and log.term(index) != entry.term
+            if conflict and safe.remove_conflicts:  # 3.
                 self.truncate(index)
-            if index > self.last_index:  # 4.
-                self.append(*entries[i:])
+            if index > log.last_index:  # 4.
+                self.append(*entries[index - prev_index - 1 :])
                 break
         await self.durable()
-        if self.current_term != term:
+        if self.current_term != term and safe.refuse_old_terms:
             return Appended(self.current_term, False, 0)
         match = prev_index + len(entries)
         self.commit(min(leader_commit, match))  # 5.
@@ -178,230 +140,211 @@ class Raft(Replica):
     def first_conflict(self, prev_index: int) -> int:
         """Where a leader should try next: behind our log, or at our first entry of a term that it does not
         have there, so that one RPC skips a term and not an entry (end of section 5.3)."""
-        if prev_index > self.last_index:
-            return self.last_index + 1
-        index = prev_index
-        while index > 1 and self.log[index - 1].term == self.log[prev_index].term:
+        if prev_index > self.log.last_index:
+            return self.log.last_index + 1
+        index, term = prev_index, self.log.term(prev_index)
+        while index > self.log.start + 1 and self.log.term(index - 1) == term:
             index -= 1
         return index
 
-    # -- persistent state --------------------------------------------------------------------------------
-
-    def write_ballot(self) -> None:
-        self.disk.put("ballot", Ballot(self.current_term, self.voted_for))
-        self.written += 1
-
-    def append(self, *entries: Entry) -> None:
-        self.log.extend(entries)
-        self.disk.append("log", *entries)
-        self.written += 1
-
-    def truncate(self, index: int) -> None:
-        """Delete the entry at ``index`` and all that follow it."""
-        del self.log[index:]
-        self.disk.truncate("log", index - 1)
-        self.written += 1
-
-    async def durable(self) -> None:
-        """Wait until everything written so far is on disk; one flush serves all who wait for it."""
-        written = self.written
-        if self.synced < written:
-            await self.disk.sync()
-            self.synced = max(self.synced, written)
-
-    # -- rules for all servers ---------------------------------------------------------------------------
-
-    def observe(self, term: int) -> None:
-        """A request or an answer with a newer term: become a follower in it (section 5.1)."""
-        if term > self.current_term:
-            self.current_term, self.voted_for = term, None
-            self.write_ballot()
-            self.role, self.leader = FOLLOWER, None
-            waiting, self.waiting = self.waiting, {}
-            for answer in waiting.values():
-                answer.fail(Timeout("the leader was deposed: the command may be committed yet"))
-
-    def commit(self, index: int) -> None:
-        """Everything up to ``index`` is committed: apply it to the state machine (section 5.3)."""
-        self.commit_index = max(self.commit_index, index)
-        while self.last_applied < self.commit_index:
-            self.last_applied += 1
-            command = self.log[self.last_applied].command
-            result = None if command is None else self.machine.apply(command)
-            if self.last_applied in self.waiting:
-                self.waiting.pop(self.last_applied).set(result)
-
     # -- followers and candidates: elections (section 5.2) -----------------------------------------------
-
-    def restart_election_timer(self) -> None:
-        self.election_at = self.now + self.election_timeout * (1 + self.random.random())
 
     def watch_election_timer(self) -> None:
         """If nothing has been heard of a leader, and no vote was granted: become a candidate."""
         if self.now >= self.election_at:
             self.restart_election_timer()
-            if self.role != LEADER:
+            if self.role != LEADER and self.has_a_say():
                 self.spawn(self.elect())
         self.after(max(self.election_at - self.now, 0.001), self.watch_election_timer)
 
+    def has_a_say(self) -> bool:
+        """A server that has been removed may still be needed, until that is committed (thesis, 4.2.2)."""
+        return self.address in self.log.members or self.log.members_since > self.commit_index
+
     async def elect(self) -> None:
         """Vote for ourselves in a new term, and ask all others for their votes."""
-        self.observe(self.current_term + 1)
+        term = self.current_term + 1
+        if self.pre_vote and not await self.wins(term, pre=True):
+            return
+        if self.current_term >= term or self.follows_a_leader():
+            return  # things have changed meanwhile
+        self.observe(term)
         self.role, self.voted_for = CANDIDATE, self.address
         self.write_ballot()
-        term = self.current_term
         await self.durable()
-        votes = {self.address}
+        if await self.wins(term) and self.role == CANDIDATE and self.current_term == term:
+            self.lead()
+
+    async def wins(self, term: int, pre: bool = False) -> bool:
+        """Whether a majority votes for us."""
+        log, members = self.log, self.log.members
+        last_index, last_term = log.last_index, log.last_term
 
         async def ask(peer: str) -> None:
-            vote = await self.at(peer).request_vote(term, self.address, self.last_index, self.log[-1].term)
+            vote = await self.at(peer).request_vote(term, self.address, last_index, last_term, pre)
             self.observe(vote.term)
-            if vote.granted:
-                votes.add(peer)
-                count()
+            if not vote.granted:
+                raise Refused("no vote")
 
-        def count() -> None:
-            if self.role == CANDIDATE and self.current_term == term and len(votes) >= self.majority:
-                self.lead()
-
-        count()
-        if self.role == CANDIDATE and self.current_term == term:
-            for peer in self.peers:
-                self.spawn(ask(peer))
+        votes = self.majority(members, self.safeguards.majority_elects) - (self.address in members)
+        try:
+            await first(max(votes, 0), *(ask(peer) for peer in members if peer != self.address))
+        except Failure:
+            return False
+        return True
 
     # -- leaders -----------------------------------------------------------------------------------------
 
     def lead(self) -> None:
-        """The election is won."""
+        """The election is won: begin the term with an entry (section 8)."""
         self.role, self.leader = LEADER, self.address
-        self.next_index = dict.fromkeys(self.peers, self.last_index + 1)
-        self.match_index = dict.fromkeys(self.servers, 0)
-        self.sending = set()
+        self.followers, self.learners, self.own_match = {}, {}, 0
         self.append(Entry(self.current_term, None))
-        self.replicate()
+        self.count_followers()
+        self.beat()
+
+    def beat(self) -> None:
+        """Time for a heartbeat.  A leader that a majority does not answer is none (thesis, section 6.2)."""
+        if self.role == LEADER:
+            if self.of_majority(lambda f: f.heard, self.now) < self.now - 3 * self.election_timeout:
+                return self.step_down()
+            for peer, follower in self.followers.items():
+                self.spawn(self.send(peer, follower, follower.next_index, ()))
+            self.replicate()
 
     def replicate(self) -> None:
-        """Send what is new to all followers and to the own disk, at the same time (thesis, section 10.2.1);
-        without anything new it is a heartbeat.  What comes while one batch is on its way is the next."""
-        if self.role == LEADER:
-            for peer in self.peers:
-                if peer not in self.sending:
-                    self.spawn(self.send_entries(peer, self.sending))
-            if not self.flushing and self.match_index[self.address] < self.last_index:
-                self.spawn(self.flush())
+        """Send what is new to all followers and to the own disk, at the same time (thesis, section 10.2.1).
+        What comes while ``window`` batches are on their way is the next batch."""
+        for peer, follower in self.followers.items():
+            self.feed(peer, follower)
+        if not self.flushing:
+            self.spawn(self.flush())
 
-    async def send_entries(self, peer: str, sending: set[str]) -> None:
-        """Bring one follower up to date.  What fails is tried again with the next heartbeat."""
-        term = self.current_term
-        sending.add(peer)
+    def feed(self, peer: str, follower: Follower) -> None:
+        if follower.next_index <= self.log.start:
+            if not follower.installing:
+                self.spawn(self.send_snapshot(peer, follower))
+            return
+        attempt, last = follower.attempt, self.log.last_index
+        while follower.matched and follower.attempt == attempt and follower.next_index <= last:
+            if follower.flying >= self.window:
+                return
+            at, entries = follower.next_index, self.log.part(follower.next_index, self.batch)
+            follower.flying += 1
+            follower.next_index += len(entries)
+            self.spawn(self.send(peer, follower, at, entries))
+
+    async def send(self, peer: str, follower: Follower, at: int, entries: tuple[Entry, ...]) -> None:
+        """One AppendEntries RPC, and what its answer says."""
+        term, attempt, sent = self.current_term, follower.attempt, self.now
+        self.round = round_ = self.round + 1
+        if not entries and follower.matched:
+            at = follower.match_index + 1  # a heartbeat is not to overtake entries
+        at = max(at, self.log.start + 1)
         try:
-            while True:
-                at = self.next_index[peer]
-                entries = tuple(self.log[at : at + self.batch])
-                reply = await self.at(peer, timeout=self.election_timeout / 2).append_entries(
-                    term, self.address, at - 1, self.log[at - 1].term, entries, self.commit_index
-                )
-                self.observe(reply.term)
-                if self.role != LEADER or self.current_term != term:
-                    return
-                if not reply.success:
-                    self.next_index[peer] = max(self.match_index[peer] + 1, min(reply.index, at - 1))
-                    continue
-                self.next_index[peer] = reply.index + 1
-                self.match_index[peer] = reply.index
-                self.count_replicas()
-                if reply.index == self.last_index:
-                    return
+            reply = await self.at(peer, timeout=self.election_timeout / 2).append_entries(
+                term, self.address, at - 1, self.log.term(at - 1), entries, self.commit_index
+            )
         except Failure:
-            pass
-        finally:
-            sending.discard(peer)
+            if entries and attempt == follower.attempt:  # again, with the next heartbeat
+                self.try_from(follower, at)
+            return
+        self.observe(reply.term)
+        if not self.leads(term) or reply.term != term:
+            return
+        follower.round, follower.heard = max(follower.round, round_), max(follower.heard, sent)
+        if reply.success:
+            follower.match_index = max(follower.match_index, reply.index)
+            if not follower.matched:
+                follower.matched, follower.next_index = True, follower.match_index + 1
+            if entries and attempt == follower.attempt:
+                follower.flying -= 1
+            self.count_replicas()
+        elif attempt == follower.attempt:
+            self.try_from(follower, max(follower.match_index + 1, min(reply.index, at - 1)))
+            if follower.next_index > self.log.start:
+                self.spawn(self.send(peer, follower, follower.next_index, ()))
+        self.answer_readers()
+        self.feed(peer, follower)
 
     async def flush(self) -> None:
         """Bring the own log to disk: one flush at a time, which takes all that has come meanwhile."""
         self.flushing = True
-        while self.role == LEADER and self.match_index[self.address] < self.last_index:
-            term, last = self.current_term, self.last_index
+        while self.role == LEADER and self.own_match < self.log.last_index:
+            term, last = self.current_term, self.log.last_index
             await self.durable()
-            if self.role == LEADER and self.current_term == term:
-                self.match_index[self.address] = last
+            if self.leads(term):
+                self.own_match = last
                 self.count_replicas()
         self.flushing = False
 
     def count_replicas(self) -> None:
-        """Commit what is on a majority of disks (sections 5.3 and 5.4)."""
-        index = sorted(self.match_index.values(), reverse=True)[self.majority - 1]
-        if index > self.commit_index and self.may_count(index):
+        """Commit what is on a majority of disks (section 5.3); but by counting only entries of the leader's
+        own term, and earlier ones with them (section 5.4.2)."""
+        safe = self.safeguards
+        index = self.of_majority(lambda f: f.match_index, self.own_match, safe=safe.majority_commits)
+        if index <= self.commit_index:
+            return
+        if self.log.term(index) == self.current_term or not safe.commit_own_term:
             self.commit(index)
-
-    def may_count(self, index: int) -> bool:
-        """Only entries of the leader's own term are committed by counting; earlier ones with them
-        (section 5.4.2, figure 8)."""
-        return self.log[index].term == self.current_term
+            if self.address not in self.log.members and self.log.members_since <= index:
+                self.step_down()  # we have led to our own removal (thesis, section 4.2.2)
 
     # -- clients (section 8) -----------------------------------------------------------------------------
 
     @rpc
-    async def submit(self, command: Command) -> bool | None:
+    async def submit(self, command: Command) -> Result:
         """Do what a client wants: its result, once it is committed and applied."""
-        if self.role != LEADER:
-            raise NotLeader(self.leader or "")
-        self.append(Entry(self.current_term, command))
-        answer = self.waiting[self.last_index] = self.future()
-        self.replicate()
-        result: bool | None = await answer
+        result: Result = await self.committed(Entry(self.current_term, command))
         return result
 
     @rpc
     async def read(self, key: str) -> Value:
         """Read without the log.  What is committed when the read comes is applied already, here; but the
         leader must know that it has everything, and that it has not been deposed meanwhile."""
-        if self.role != LEADER:
-            raise NotLeader(self.leader or "")
-        term = self.current_term
-        if self.log[self.commit_index].term != term:
-            raise NotLeader(self.address)  # the entry that begins the term is not committed yet
-        await self.confirm_leadership()
-        if self.role != LEADER or self.current_term != term:
-            raise NotLeader(self.leader or "")
+        self.require_leadership()
+        if self.safeguards.read_in_own_term and not self.has_committed_in_term():
+            raise NotLeader(self.address)
+        if self.safeguards.confirm_before_read and not (self.read_by == "lease" and self.has_a_lease()):
+            await self.confirm_leadership()
         return self.machine.data.get(key)
 
     async def confirm_leadership(self) -> None:
-        """Exchange heartbeats with a majority.  A round serves all reads that came before it began."""
-        round_ = self.future()
-        self.readers.append(round_)
-        if not self.confirming:
-            self.spawn(self.confirm())
-        await round_
+        """A majority answers an RPC that is sent after this moment (thesis, section 6.4).  Reads that come
+        while a round is on its way share the next one."""
+        reader: Future[None] = self.future()
+        self.readers.append((self.round, reader))
+        if len(self.readers) == 1:
+            self.ask_for_readers()
+        self.answer_readers()
+        await reader
 
-    async def confirm(self) -> None:
-        self.confirming = True
-        while self.readers:
-            readers, self.readers = self.readers, []
-            try:
-                await first(self.majority - 1, *map(self.acknowledged, self.peers))
-            except Failure:
-                for reader in readers:
-                    reader.fail(NotLeader(""))
-            for reader in readers:
-                reader.set(None)
-        self.confirming = False
+    def ask_for_readers(self) -> None:
+        for peer, follower in self.followers.items():
+            self.spawn(self.send(peer, follower, follower.next_index, ()))
+        self.asked = self.round
 
-    async def acknowledged(self, peer: str) -> None:
-        """Returns if ``peer`` still follows us in this term."""
-        term, at = self.current_term, self.match_index.get(peer, 0)
-        if self.role != LEADER:
-            raise NotLeader("")
-        reply = await self.at(peer, timeout=self.election_timeout / 2).append_entries(
-            term, self.address, at, self.log[at].term, (), self.commit_index
-        )
-        self.observe(reply.term)
-        if reply.term != term:
-            raise NotLeader("")
+    def answer_readers(self) -> None:
+        if self.readers:
+            confirmed = self.of_majority(lambda f: f.round, self.round + 1)
+            while self.readers and self.readers[0][0] < confirmed:
+                self.readers.pop(0)[1].set(None)
+            if self.readers and confirmed > self.asked - len(self.followers):
+                self.ask_for_readers()
+
+    def has_a_lease(self) -> bool:
+        """Whether nobody can have been elected yet since a majority has followed us, by any clock (thesis,
+        section 6.4.1)."""
+        confirmed = self.of_majority(lambda f: f.heard, self.now)
+        lease = self.election_timeout / (1 + self.clock_drift)
+        return bool(self.now < confirmed + lease) or not self.safeguards.lease_ends
 
     @rpc
     async def status(self) -> Status:
-        return Status(self.role, self.current_term, self.last_index, self.commit_index)
+        log = self.log
+        return Status(
+            self.role, self.current_term, log.last_index, self.commit_index, log.snapshot.index, log.members
+        )
 
 
 class RaftStore(Architecture):
@@ -412,19 +355,52 @@ class RaftStore(Architecture):
     source = "Ongaro and Ousterhout, In search of an understandable consensus algorithm, 2014"
     jobs = (Kv,)
     claims = ("linearizable", "no single point of failure")
-    metrics = {"term": "the latest term: elections since the start", "log": "entries in the longest log"}
+    metrics = {
+        "term": "the latest term: elections since the start",
+        "log": "entries in the longest log since the start, discarded ones too",
+        "snapshot": "entries that are in the latest snapshot",
+        "members": "servers in the configuration of the leader",
+    }
 
-    servers: int = parameter(5, "servers; a majority must live", least=1)
+    servers: int = parameter(5, "servers of the cluster; a majority must live", least=1)
+    spares: int = parameter(0, "further servers, which can be added to the cluster", least=0)
     election_timeout: float = parameter(
-        0.3, "time without a leader before an election: this to twice this", least=0.01, unit="s"
+        0.3, "shortest time without a leader before an election", least=0.001, unit="s"
     )
-    heartbeat: float = parameter(0.05, "time between heartbeats", least=0.001, unit="s")
+    election_spread: float = parameter(
+        1.0, "random part of the election timeout: up to this many times the shortest, added to it", least=0
+    )
+    heartbeat: float = parameter(0.05, "time between heartbeats", least=0.0005, unit="s")
+    pre_vote: bool = parameter(True, "ask before an election whether it could be won")
+    batch: int = parameter(1000, "most entries in one message", least=1)
+    window: int = parameter(2, "messages with entries on their way to one follower", least=1)
+    read_by: Literal["index", "lease"] = parameter(
+        "index", "reads: index, a majority confirms the leader; lease, its clock does"
+    )
+    clock_drift: float = parameter(
+        0.1, "with leases: by what part one clock may run faster than another", least=0
+    )
+    snapshot_every: int = parameter(10_000, "entries between two snapshots", least=1)
+    chunk: int = parameter(1_000_000, "most bytes of a snapshot in one message", least=1, most=8_000_000)
+    sessions: int = parameter(10_000, "clients whose last results are remembered", least=1)
+
+    def __init__(self, *, without: str = "", **values: Any) -> None:
+        """``without``: the name of a safeguard to leave out; for tests, and no option of the command line."""
+        super().__init__(**values)
+        self.without = without
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return {**super().values, **({"without": self.without} if self.without else {})}
 
     def build(self, system: System) -> None:
-        addresses = system.addresses("server", self.servers)
-        server = Raft(servers=addresses, election_timeout=self.election_timeout, heartbeat=self.heartbeat)
-        system.role("server", server, count=self.servers)
-        system.clients(LeaderClient(servers=addresses))
+        addresses = system.addresses("server", self.servers + self.spares)
+        members = addresses[: self.servers]
+        shared = [n for n in self.parameters if n not in ("servers", "spares")]
+        safeguards = Safeguards(**{self.without: False} if self.without else {})
+        server = Raft(servers=members, safeguards=safeguards, **{n: getattr(self, n) for n in shared})
+        system.role("server", server, count=len(addresses))
+        system.clients(LeaderClient(servers=addresses, attempt=max(0.1, 2 * self.election_timeout)))
 
     async def ready(self, x: Any) -> None:
         answered = False
@@ -436,31 +412,24 @@ class RaftStore(Architecture):
                 await x.sleep(0.1)
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
-        asked = await settle(*(x.at(f"server-{i}", Raft).status() for i in range(self.servers)))
+        addresses = (f"server-{i}" for i in range(self.servers + self.spares))
+        asked = await settle(*(x.at(address, Raft).status() for address in addresses))
         servers = [s for s in asked if isinstance(s, Status)]
-        leaders = [s.term for s in servers if s.role == LEADER]
-        metrics = {"term": max(s.term for s in servers), "log": max(s.last_index for s in servers)}
-        single = len(set(leaders)) == len(leaders)
-        return metrics, [Verdict("at most one leader in a term", single, f"leaders in the terms {leaders}")]
+        leaders = [s for s in servers if s.role == LEADER]
+        terms = [s.term for s in leaders]
+        metrics = {
+            "term": max(s.term for s in servers),
+            "log": max(s.last_index for s in servers),
+            "snapshot": max(s.snapshot_index for s in servers),
+        }
+        if leaders:
+            metrics["members"] = len(max(leaders, key=lambda s: s.term).members)
+        single = len(set(terms)) == len(terms)
+        return metrics, [Verdict("at most one leader in a term", single, f"leaders in the terms {terms}")]
 
     def leader(self, nodes: Mapping[str, Raft]) -> str | None:
-        leaders = [(node.current_term, a) for a, node in nodes.items() if node.role == LEADER]
+        leaders = [(node.current_term, address) for address, node in nodes.items() if node.role == LEADER]
         return max(leaders)[1] if leaders else None
 
-    def invariants(self, nodes: Mapping[str, Raft], seen: dict[Any, Any]) -> Iterator[str]:
-        """Figure 3 of the paper: what holds at all times."""
-        for address, node in nodes.items():
-            term = node.current_term
-            if node.role == LEADER and seen.setdefault(("leader", term), address) != address:
-                yield f"election safety: {seen['leader', term]} and {address} both lead in term {term}"
-            for index in range(seen.get(address, 0) + 1, node.last_applied + 1):
-                if seen.setdefault(("applied", index), node.log[index]) != node.log[index]:
-                    yield f"state machine safety: {address} has applied another entry {index} than others"
-            seen[address] = node.last_applied
-        for a, b in pairwise(nodes.values()):
-            last = min(a.last_index, b.last_index)
-            while last and a.log[last].term != b.log[last].term:
-                last -= 1
-            first = max(1, last - 20)  # further down it was looked at before
-            if a.log[first:last] != b.log[first:last]:
-                yield f"log matching: {a.address} and {b.address} agree on entry {last}, not on those before"
+    def invariants(self, nodes: Mapping[str, Raft], seen: dict[Any, Any]) -> Iterable[str]:
+        return violations(nodes, seen)
