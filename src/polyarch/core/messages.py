@@ -389,7 +389,7 @@ def _stub(method: Method) -> Callable[..., Any]:
     exec(f"{head}    return (yield (reference, METHOD, ({names})))\n", scope)
     stub = types.coroutine(scope[method.name])
     stub.__doc__ = method.doc
-    return stub
+    return typing.cast("Callable[..., Any]", stub)
 
 
 def iterate_messages(owner: type) -> Iterator[Method]:

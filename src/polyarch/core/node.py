@@ -27,6 +27,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import dis
+import inspect
 import typing
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform, overload
@@ -291,7 +292,7 @@ def fields_of(cls: type) -> dict[str, Any]:
         for name, hint in typing.get_type_hints(cls, include_extras=True).items():
             if typing.get_origin(hint) is not ClassVar and not name.startswith("_"):
                 cached[name] = hint
-        order = [n for base in reversed(cls.__mro__) for n in base.__dict__.get("__annotations__", {})]
+        order = [n for base in reversed(cls.__mro__) for n in inspect.get_annotations(base)]
         cached = {n: cached[n] for n in dict.fromkeys(order) if n in cached}
         cls.__polyarch_fields__ = cached  # type: ignore[attr-defined]
     return typing.cast("dict[str, Any]", cached)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import abc
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from polyarch.core.errors import Broken, Failure, Timeout
 
@@ -247,7 +247,7 @@ class Future(Suspension, Generic[T]):
             self._waiting.append(wake)
 
     def __await__(self) -> Generator[Any, Any, T]:
-        return (yield self)
+        return cast("T", (yield self))
 
     async def within(self, seconds: float) -> T:
         """The value, or ``Timeout`` after ``seconds``."""
@@ -293,7 +293,7 @@ class Timer:
 @types.coroutine
 def _current() -> Generator[Any, Any, Task]:
     """The task that is running."""
-    return (yield _Self())
+    return cast("Task", (yield _Self()))
 
 
 class _Self(Suspension):

@@ -32,6 +32,7 @@ __all__ = [
     "SessionError",
     "Traffic",
     "describe_bug",
+    "given",
 ]
 
 T = TypeVar("T")
@@ -190,6 +191,11 @@ class Given:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+def given(value: Any) -> Any:
+    """A value as a node's wire: typed as whatever the field wants."""
+    return Given(value)
 
 
 class SessionError(Exception):

@@ -112,4 +112,5 @@ class Agent(Node):
         """What was counted so far."""
         p = self.process
         bugs, complaints = tuple(p.bugs), tuple(p.complaints[:100])
-        return Statistics(sum(p.by_method.values()), p.bytes, dict(p.by_method), p.unmeasured, bugs, complaints)
+        messages = sum(p.by_method.values())
+        return Statistics(messages, p.bytes, dict(p.by_method), p.unmeasured, bugs, complaints)

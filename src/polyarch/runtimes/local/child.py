@@ -21,10 +21,10 @@ from polyarch.core.node import Attachable, Node
 from polyarch.core.records import Record
 from polyarch.core.system import System
 from polyarch.core.tasks import Task
-from polyarch.runtimes.base import EXPERIMENTER, Given, Named
+from polyarch.runtimes.base import EXPERIMENTER, Given, Named, given
 from polyarch.runtimes.local.agent import Agent, Directory, Hub, Registration
 from polyarch.runtimes.local.env import LocalEnv
-from polyarch.runtimes.local.process import LocalProcess
+from polyarch.runtimes.local.process import LocalProcess, loop_factory
 
 __all__ = ["ChildSpec", "NodeProcess", "main"]
 
@@ -97,7 +97,7 @@ async def _run(spec: ChildSpec) -> None:
     for address, node in nodes_of(system, spec.process, [n.make() for n in spec.beside]):
         process.add(address, node)
     await process.listen(spec.port, spec.http_ports)
-    agent = process.add(f"agent-{spec.process}", Agent(process=Given(process)))
+    agent = process.add(f"agent-{spec.process}", Agent(process=given(process)))
     process.places["hub"] = process.places[EXPERIMENTER] = EXPERIMENTER
     process.ports[EXPERIMENTER] = spec.hub
     process.boot(process.resolve, agent.address)
@@ -123,11 +123,7 @@ def main() -> None:
     spec = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ChildSpec)
     sys.path[:0] = [p for p in spec.path if p not in sys.path]
     try:
-        import uvloop
-    except ImportError:
-        uvloop = None
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop else None) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_run(spec))
     except OSError as error:
         sys.stderr.write(f"{spec.process}: {error}\n")

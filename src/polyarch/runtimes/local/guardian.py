@@ -83,7 +83,8 @@ class Janitor:
         try:
             # -I -S: no site-packages, no environment; it needs the standard library only.
             command = [sys.executable, "-I", "-S", janitor_program.__file__]
-            self._process = subprocess.Popen(command, stdin=its, stdout=its, start_new_session=True)
+            pipe = its.fileno()
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
         finally:
             its.close()
         reader, self._writer = await asyncio.open_connection(sock=ours)

@@ -13,6 +13,7 @@ import random
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from polyarch.runtimes.local.http_server import HttpServer
 from polyarch.runtimes.local.timers import Timers
 from polyarch.runtimes.local.transport import Connection, Link
 
-__all__ = ["LocalProcess"]
+__all__ = ["LocalProcess", "loop_factory"]
 
 T = TypeVar("T")
 
@@ -183,7 +184,7 @@ class LocalProcess:
         try:
             for env in self.envs.values():
                 if not env.up and (not addresses or env.address in addresses):
-                    env.node = bind(env.declared, env, lambda wire, env=env: resolve(env, wire))
+                    env.node = bind(env.declared, env, partial(resolve, env))
                     env.up = True
                     task = Task(env, env.node.start())
                     task.watch(self._started)
@@ -467,3 +468,12 @@ async def _at_a_port(serve: Callable[[int], Awaitable[T]], port: int) -> T:
         with contextlib.suppress(OSError):
             return await serve(candidate)
     raise OSError(f"no free port between {_PORTS.start} and {_PORTS.stop}")
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where there is one; None for asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -29,17 +29,17 @@ from polyarch.runtimes.base import (
     EXPERIMENTER,
     Control,
     Experimenter,
-    Given,
     Named,
     Session,
     SessionError,
     Traffic,
+    given,
 )
 from polyarch.runtimes.local.agent import Agent, Directory, Hub, Registration, RuleRecord
 from polyarch.runtimes.local.child import ChildSpec
 from polyarch.runtimes.local.env import LocalEnv
 from polyarch.runtimes.local.guardian import Janitor, Process
-from polyarch.runtimes.local.process import LocalProcess
+from polyarch.runtimes.local.process import LocalProcess, loop_factory
 
 __all__ = ["LocalControl", "LocalSession"]
 
@@ -82,7 +82,7 @@ class LocalSession(Session):
         self.deaths: list[str] = []
         """Processes that ended though nobody had killed them."""
         _hear_interrupts()
-        self._runner = asyncio.Runner(loop_factory=_loop_factory())
+        self._runner = asyncio.Runner(loop_factory=loop_factory())
         self._closed = False
         self.control = LocalControl(self)
         try:
@@ -101,9 +101,9 @@ class LocalSession(Session):
         folder = self._janitor.folder
         epoch = time.monotonic_ns()
         self.process = LocalProcess(EXPERIMENTER, seed=self.seed, epoch=epoch, folder=folder)
-        self.process.add("hub", Hub(session=Given(self)))
-        port = schema_of(type(self.system.client))
-        experimenter = Experimenter(control=Given(self.control), client=Given(port))
+        self.process.add("hub", Hub(session=given(self)))
+        operations = schema_of(type(self.system.client))
+        experimenter = Experimenter(control=given(self.control), client=given(operations))
         self.process.add(EXPERIMENTER, experimenter)
         await self.process.listen()
         self.process.boot(self._resolve)
@@ -155,7 +155,7 @@ class LocalSession(Session):
         file.write_bytes(msgspec.json.encode(spec))
         registered = self._registered[name] = asyncio.get_running_loop().create_future()
         log = folder / f"{name}.log"
-        argv = [sys.executable, "-m", "polyarch.runtimes.local.child", file]
+        argv: list[str | Path] = [sys.executable, "-m", "polyarch.runtimes.local.child", file]
         process = await self._janitor.spawn(argv, log=log)
         self._children[name] = process
 
@@ -423,12 +423,5 @@ def _hear_interrupts() -> None:
     if ignored and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 

@@ -12,6 +12,7 @@ import heapq
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 from zlib import crc32
 
@@ -150,7 +151,7 @@ class Kernel:
             process.up = True
             for env in process.envs:
                 env.up = True
-                env.node = bind(env.declared, env, lambda wire, env=env: self.wire(env, wire))
+                env.node = bind(env.declared, env, partial(self.wire, env))
         for process in processes:
             for env in process.envs:
                 if type(env.declared).start is not Node.start:
@@ -186,7 +187,7 @@ class Kernel:
         if known is None:
             agenda[time] = event
             heapq.heappush(self._times, time)
-        elif type(known) is list:
+        elif isinstance(known, list):
             known.append(event)
         else:
             agenda[time] = [known, event]
@@ -214,11 +215,13 @@ class Kernel:
                             event = next_present()
                         elif times:
                             self.now = now = pop(times)
-                            event = take(now)
-                            if type(event) is list:
-                                event.reverse()  # taken from the end, each is free when it has happened
-                                present += event
+                            due = take(now)
+                            if isinstance(due, list):
+                                due.reverse()  # taken from the end, each is free when it has happened
+                                present += due
                                 event = next_present()
+                            else:
+                                event = due
                         else:
                             raise _Stop
                         event[0](event)
@@ -279,7 +282,11 @@ class Kernel:
 
     def fail_now(self, caller: Task, token: int, failure: Failure) -> None:
         """Refuse a call at once, before it left."""
-        self.at(self.now, caller.env, lambda: caller.token == token and caller.throw(failure))
+        def fail() -> None:
+            if caller.token == token:
+                caller.throw(failure)
+
+        self.at(self.now, caller.env, fail)
 
     # -- the network ----------------------------------------------------------------------------------------
 

@@ -357,7 +357,8 @@ class DetailedEnv(SimEnv):
         if target is None:
             kernel.fail_now(task, token, _nobody(reference._to))
             return
-        arrivals, depth = (kernel.now,), task.depth
+        arrivals: tuple[int, ...] = (kernel.now,)
+        depth = task.depth
         if target.process is not process:
             depth += 1
             frame = (REQUEST, BASE, reference._to, self.address, method.name, arguments, 0)

@@ -18,6 +18,7 @@ from polyarch.runtimes.base import (
     Session,
     Traffic,
     describe_bug,
+    given,
 )
 from polyarch.runtimes.sim.kernel import Kernel
 from polyarch.runtimes.sim.network import Network, Regional
@@ -184,4 +185,4 @@ class SimSession(Session):
 def _experimenter(session: SimSession) -> Experimenter:
     assert session.system.client is not None
     port = type(session.system.client)
-    return Experimenter(control=Given(session.control), client=Given(schema_of(port)))
+    return Experimenter(control=given(session.control), client=given(schema_of(port)))
