@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 from cyclopts import Parameter as Option
 from rich.console import Console
 from rich.progress import (
@@ -24,6 +23,7 @@ from rich.text import Text
 from polyarch.cli import options, output
 from polyarch.cli.options import BadUse, check_file
 from polyarch.core.randomness import Random
+from polyarch.core.records import Record
 from polyarch.experiment import catalogue
 from polyarch.experiment.explore import CheckRecord, Tally, check, load
 from polyarch.experiment.record import save
@@ -67,7 +67,7 @@ def check_(
     0: nothing was found; 1: a violation.  ``polyarch replay FILE`` shows what was saved again.
     """
     kind = catalogue.architecture(architecture)
-    wanted = catalogue.job(job or kind.jobs[0].name)
+    wanted = catalogue.job(job if job is not None else catalogue.offered(kind)[0].name)
     reason = catalogue.gap(kind, wanted)
     if reason:
         raise BadUse(f"{kind.name} does not do the job {wanted.name}: {reason}")
@@ -144,7 +144,7 @@ def replay_(
     return 1 if result.violations else 0
 
 
-class _Replayed(msgspec.Struct, frozen=True):
+class _Replayed(Record):
     """What a replay found."""
 
     file: str

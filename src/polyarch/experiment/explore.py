@@ -14,7 +14,7 @@ import multiprocessing.connection
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -163,7 +163,7 @@ class _Collector:
             gc.enable()
 
 
-def _here(setting: Setting, seeds: Sequence[int] | range) -> Iterator[_Told]:
+def _here(setting: Setting, seeds: Sequence[int] | range) -> Generator[_Told, None, None]:
     with _Collector() as collector:
         for seed in seeds:
             yield _tried(setting, seed)
@@ -172,7 +172,7 @@ def _here(setting: Setting, seeds: Sequence[int] | range) -> Iterator[_Told]:
 
 def _in_processes(
     setting: Setting, seeds: Sequence[int] | range, count: int, tally: Tally
-) -> Iterator[_Told]:
+) -> Generator[_Told, None, None]:
     """All seeds in order, some at a time to each worker, until one fails."""
     context = multiprocessing.get_context("fork")
     waiting = iter([seeds[i : i + _CHUNK] for i in range(0, len(seeds), _CHUNK)])
@@ -199,9 +199,10 @@ def _in_processes(
         for pipe in workers:
             give(pipe)
         while busy:
-            for pipe in multiprocessing.connection.wait(list(busy)):
+            ready: list[Any] = list(multiprocessing.connection.wait(list(busy)))
+            for pipe in ready:
                 try:
-                    told = pipe.recv()  # type: ignore[union-attr]
+                    told: Any = pipe.recv()
                 except EOFError:
                     raise RuntimeError("a worker of the check has died") from None
                 if isinstance(told, str):
@@ -357,4 +358,3 @@ def replay(example: Example, *, watch: Callable[[Any], None] | None = None) -> R
     except (AttributeError, ImportError, ValueError) as error:
         raise ValueError(f"the architecture or the job cannot be made again: {error}") from None
     return perform(typed(s, made[1]), made=made, watch=watch)
-

@@ -22,7 +22,7 @@ from polyarch.core.records import Record
 from polyarch.core.system import Architecture, System
 from polyarch.core.tasks import settle
 from polyarch.faults.spec import Fault, inject
-from polyarch.runtimes.base import EXPERIMENTER, Experimenter, Given, Named
+from polyarch.runtimes.base import EXPERIMENTER, Experimenter, Named, given
 from polyarch.runtimes.sim.network import Network
 from polyarch.runtimes.sim.options import parse_latency
 from polyarch.runtimes.sim.session import SimSession
@@ -35,6 +35,7 @@ LEADER = "leader"
 """In place of a process: the one that the architecture says leads, when the fault begins."""
 _PATIENCE = 15.0  # seconds after which an operation that the client itself does not end is given up
 _HEALING = 60.0  # seconds that a healed system has to be ready for work again
+_ENDLESS = 10_000_000  # events after which a run is given up: nodes that keep each other busy in no time
 _STEP = 0.1  # seconds between two looks at the invariants
 _LINKS = ("1ms", "0.5ms-2ms", "exp:3ms")
 
@@ -295,7 +296,7 @@ class Script(Node):
     @rpc
     async def perform(self, number: int) -> None:
         plan = self.plan
-        client = self.at(f"client-{number}", plan.port, timeout=_PATIENCE)
+        client: Any = self.at(f"client-{number}", plan.port, timeout=_PATIENCE)
         for visit in plan.visits.get(number, ()):
             if (wait := plan.begin + visit.at - self.now) > 0:
                 await self.sleep(wait)
@@ -342,16 +343,24 @@ def perform(
         links=True,
         clients=schedule.clients,
         disk_sync=schedule.disk_sync,
-        beside_clients=[Script(plan=Given(plan))],
+        beside_clients=[Script(plan=given(plan))],
     )
     try:
         if watch is not None:
             watch(session)
         run = _Performance(schedule, architecture, job, session, plan)
-        audit = session.perform(run.experiment)
+        session.kernel.progress = run.limit
+        try:
+            audit = session.perform(run.experiment)
+        except _EndlessError:
+            audit = run.endless()
         return run.result(audit)
     finally:
         session.close()
+
+
+class _EndlessError(Exception):
+    pass
 
 
 class _Performance:
@@ -382,7 +391,7 @@ class _Performance:
         faults = [x.spawn(self._do(i, fault, begin, end)) for i, fault in enumerate(schedule.faults)]
         scripts = [x.spawn(_ask(x, f"script-{i}" if i else "script", i)) for i in sorted(plan.visits)]
         while x.now < end and not self.violations:
-            await x.sleep(min(_STEP, end - x.now))
+            await x.sleep(max(1e-6, min(_STEP, end - x.now)))  # what is less than a clock's tick is nothing
             self.look()
         if self.violations:
             return None
@@ -403,6 +412,16 @@ class _Performance:
             if not verdict.holds:
                 self._violated(verdict.name, verdict.detail)
         return audit
+
+    def limit(self, seconds: float) -> None:
+        """Told now and then by the kernel."""
+        if self.session.kernel.events > _ENDLESS:
+            raise _EndlessError
+
+    def endless(self) -> None:
+        seconds = self.session.kernel.now * 1e-9 - self.plan.begin
+        found = f"{_ENDLESS:,} events in {seconds:g} s"
+        self.violations[:] = [Violation("nodes do not keep each other busy for ever", found, seconds)]
 
     async def _do(self, place: int, fault: Fault, begin: float, end: float) -> None:
         """One fault, at its time; the look before it sees what it may hide."""

@@ -146,7 +146,11 @@ class _Shrinking:
     def _milder_faults(self) -> None:
         """Fewer processes in each fault, and shorter faults; a torn disk becomes a crash."""
         for i in range(len(self.best.schedule.faults)):
-            for milder in _milder(self.best.schedule.faults[i], lambda i=i: self.best.schedule.faults[i]):
+
+            def present(i: int = i) -> Fault:
+                return self.best.schedule.faults[i]
+
+            for milder in _milder(present(), present):
                 faults = self.best.schedule.faults
                 self._fails(faults=(*faults[:i], milder, *faults[i + 1 :]))
 

@@ -273,7 +273,7 @@ def _list(names: Sequence[str], most: int = 6) -> str:
 
 
 def diagram(story: Story, width: int = 140) -> Iterator[tuple[str, str]]:
-    """A space-time diagram, line by line, with the kind of each: time goes down, a column for each process."""
+    """A space-time diagram, line by line, with the kind of each: time goes down, a column a process."""
     if not story.columns:
         return
     columns = story.columns[: max(2, (width - 50) // 6)]
