@@ -36,7 +36,7 @@ class SocketMeter:
         try:
             info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
             total: int = sum(_BYTES.unpack_from(info, _OFFSET))
-        except (OSError, AttributeError, struct.error):
+        except (OSError, ValueError, AttributeError, struct.error):  # ValueError: it is closed (uvloop)
             return None
         taken, self._taken = self._taken, total
         return total - taken
