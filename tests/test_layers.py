@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "runtimes.sim": ["core", "runtimes.base", "runtimes.sim"],
     "runtimes.local": ["core", "runtimes.base", "runtimes.local", "components.base", "measure"],
     # L3: the one path from a question to a result
-    "experiment": ["core", "jobs", "architectures", "faults", "measure", "runtimes", "experiment"],
+    "experiment": ["core", "jobs", "architectures", "faults", "measure", "runtimes", "experiment", "laws"],
+    "laws": ["core", "blocks", "jobs", "checkers", "architectures", "runtimes", "experiment"],
     # L4
     "report": ["core", "measure", "experiment", "report"],
     "web": ["core", "measure", "experiment", "report", "web"],

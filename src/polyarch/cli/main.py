@@ -1,4 +1,4 @@
-"""The command line: ``polyarch list | show | run | compare | check | replay | verify``.
+"""The command line: ``polyarch list | show | run | compare | laws | check | replay | verify``.
 
 Exit codes: 0 when all verdicts hold, 1 when one does not, 2 for bad use, with one line that says what was
 wrong and what would be right (3: something failed that nobody foresaw).  With ``--json -`` the record, and
@@ -23,6 +23,7 @@ from cyclopts import Parameter as Option
 
 from polyarch.cli import options, output
 from polyarch.cli.check import check_, replay_
+from polyarch.cli.laws import laws_
 from polyarch.cli.options import BadUse, check_file, check_load, check_question
 from polyarch.cli.verify import verify_
 from polyarch.core.http import Http
@@ -207,6 +208,7 @@ def compare_(
     return 0 if result.holds else 1
 
 
+app.command(laws_, name="laws")
 app.command(check_, name="check")
 app.command(replay_, name="replay")
 app.command(verify_, name="verify")
@@ -370,7 +372,7 @@ def _explained(error: Exception, tokens: list[str]) -> tuple[str, int]:
 
 def _misread(error: cyclopts.CycloptsError, line: str, tokens: list[str]) -> str:
     """What the parser of the command line says, in the words of the others."""
-    known = ("list", "show", "run", "compare", "check", "replay", "verify")
+    known = ("list", "show", "run", "compare", "laws", "check", "replay", "verify")
     command = [t for t in tokens[:1] if t in known]
     hint = f"; see {' '.join(['polyarch', *command])} --help"
     missing = re.search(r"parameter (\S+) requires an argument", line)

@@ -26,7 +26,10 @@ import polyarch.jobs
 from polyarch.core.job import Job
 from polyarch.core.system import Architecture
 
-__all__ = ["UnknownName", "architecture", "architectures", "gap", "job", "jobs", "matrix", "near", "offered"]
+__all__ = [
+    "UnknownName", "architecture", "architectures", "defined_in", "defining_modules", "gap", "job", "jobs",
+    "matrix", "near", "offered",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -87,7 +90,8 @@ def near(name: str, known: Iterable[str]) -> str:
     return next(iter(difflib.get_close_matches(name, list(known), 1, 0.6)), "")
 
 
-def _discover(package: ModuleType, base: type[T]) -> dict[str, type[T]]:
+def defining_modules(package: ModuleType) -> list[ModuleType]:
+    """The modules of a package, and those that other distributions name under its entry point."""
     names = [m.name for m in pkgutil.iter_modules(package.__path__)]
     modules = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
     for entry in entry_points(group=package.__name__):
@@ -95,14 +99,19 @@ def _discover(package: ModuleType, base: type[T]) -> dict[str, type[T]]:
             modules.append(entry.load())
         except Exception as error:  # somebody else's plugin must not take the catalogue down
             sys.stderr.write(f"polyarch: the plugin {entry.name} cannot be loaded: {error}\n")
+    return modules
+
+
+def _discover(package: ModuleType, base: type[T]) -> dict[str, type[T]]:
     found: dict[str, type[T]] = {}
-    for module in modules:
-        for kind in _defined(module, base):
+    for module in defining_modules(package):
+        for kind in defined_in(module, base):
             found[_name(kind, module)] = kind
     return dict(sorted(found.items()))
 
 
-def _defined(module: ModuleType, base: type[T]) -> list[type[T]]:
+def defined_in(module: ModuleType, base: type[T]) -> list[type[T]]:
+    """The classes of a kind that a module itself defines."""
     return [
         kind
         for kind in vars(module).values()
@@ -158,7 +167,7 @@ def _load(path: Path, what: str, base: type[T]) -> type[T]:
         except BaseException as error:  # a file may even exit
             del sys.modules[name]
             raise UnknownName(_why(path, file, error)) from error
-    kinds = _defined(module, base)
+    kinds = defined_in(module, base)
     if len(kinds) != 1:
         names = f" ({', '.join(kind.__name__ for kind in kinds)})" if kinds else ""
         raise UnknownName(f"{path} defines {len(kinds)} {what}s{names}; exactly one is wanted")
