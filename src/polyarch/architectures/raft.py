@@ -75,7 +75,6 @@ class Raft(Snapshots, Membership):
     async def start(self) -> None:
         await super().start()
         self.watch_election_timer()
-        self.every(self.heartbeat, self.beat)
 
     # -- RequestVote RPC ---------------------------------------------------------------------------------
 
@@ -155,7 +154,9 @@ class Raft(Snapshots, Membership):
             self.restart_election_timer()
             if self.role != LEADER and self.has_a_say():
                 self.spawn(self.elect())
-        self.after(max(self.election_at - self.now, 0.001), self.watch_election_timer)
+        # What is heard from now on can move the election no nearer than one election timeout from now.
+        wait = min(self.election_at - self.now, self.election_timeout)
+        self.after(max(wait, 1e-6), self.watch_election_timer)
 
     def has_a_say(self) -> bool:
         """A server that has been removed may still be needed, until that is committed (thesis, 4.2.2)."""
@@ -201,16 +202,18 @@ class Raft(Snapshots, Membership):
         self.followers, self.learners, self.own_match = {}, {}, 0
         self.append(Entry(self.current_term, None))
         self.count_followers()
-        self.beat()
+        self.beat(self.current_term)
 
-    def beat(self) -> None:
-        """Time for a heartbeat.  A leader that a majority does not answer is none (thesis, section 6.2)."""
-        if self.role == LEADER:
-            if self.of_majority(lambda f: f.heard, self.now) < self.now - 3 * self.election_timeout:
-                return self.step_down()
-            for peer, follower in self.followers.items():
-                self.spawn(self.send(peer, follower, follower.next_index, ()))
-            self.replicate()
+    def beat(self, term: int) -> None:
+        """Heartbeats, again and again.  Who hears from no majority leads no more (thesis, section 6.2)."""
+        if not self.leads(term):
+            return
+        if self.of_majority(lambda f: f.heard, self.now) < self.now - 3 * self.election_timeout:
+            return self.step_down()
+        for peer, follower in self.followers.items():
+            self.spawn(self.send(peer, follower, follower.next_index, ()))
+        self.replicate()
+        self.after(self.heartbeat, self.beat, term)
 
     def replicate(self) -> None:
         """Send what is new to all followers and to the own disk, at the same time (thesis, section 10.2.1).
@@ -221,11 +224,13 @@ class Raft(Snapshots, Membership):
             self.spawn(self.flush())
 
     def feed(self, peer: str, follower: Follower) -> None:
+        attempt, last = follower.attempt, self.log.last_index
+        if self.role != LEADER or follower.next_index > last:
+            return
         if follower.next_index <= self.log.start:
             if not follower.installing:
                 self.spawn(self.send_snapshot(peer, follower))
             return
-        attempt, last = follower.attempt, self.log.last_index
         while follower.matched and follower.attempt == attempt and follower.next_index <= last:
             if follower.flying >= self.window:
                 return
@@ -238,9 +243,8 @@ class Raft(Snapshots, Membership):
         """One AppendEntries RPC, and what its answer says."""
         term, attempt, sent = self.current_term, follower.attempt, self.now
         self.round = round_ = self.round + 1
-        if not entries and follower.matched:
-            at = follower.match_index + 1  # a heartbeat is not to overtake entries
-        at = max(at, self.log.start + 1)
+        if not entries:  # a heartbeat is not to overtake entries; or it looks for where the logs are equal
+            at = max(follower.match_index + 1 if follower.matched else at, self.log.start + 1)
         try:
             reply = await self.at(peer, timeout=self.election_timeout / 2).append_entries(
                 term, self.address, at - 1, self.log.term(at - 1), entries, self.commit_index
@@ -254,12 +258,13 @@ class Raft(Snapshots, Membership):
             return
         follower.round, follower.heard = max(follower.round, round_), max(follower.heard, sent)
         if reply.success:
-            follower.match_index = max(follower.match_index, reply.index)
-            if not follower.matched:
-                follower.matched, follower.next_index = True, follower.match_index + 1
             if entries and attempt == follower.attempt:
                 follower.flying -= 1
-            self.count_replicas()
+            if reply.index > follower.match_index:
+                follower.match_index = reply.index
+                self.count_replicas()
+            if not follower.matched:
+                follower.matched, follower.next_index = True, follower.match_index + 1
         elif attempt == follower.attempt:
             self.try_from(follower, max(follower.match_index + 1, min(reply.index, at - 1)))
             if follower.next_index > self.log.start:
@@ -270,13 +275,15 @@ class Raft(Snapshots, Membership):
     async def flush(self) -> None:
         """Bring the own log to disk: one flush at a time, which takes all that has come meanwhile."""
         self.flushing = True
-        while self.role == LEADER and self.own_match < self.log.last_index:
-            term, last = self.current_term, self.log.last_index
-            await self.durable()
-            if self.leads(term):
-                self.own_match = last
-                self.count_replicas()
-        self.flushing = False
+        try:
+            while self.role == LEADER and self.own_match < self.log.last_index:
+                term, last = self.current_term, self.log.last_index
+                await self.durable()
+                if self.leads(term):
+                    self.own_match = last
+                    self.count_replicas()
+        finally:
+            self.flushing = False
 
     def count_replicas(self) -> None:
         """Commit what is on a majority of disks (section 5.3); but by counting only entries of the leader's
@@ -370,7 +377,7 @@ class RaftStore(Architecture):
     election_spread: float = parameter(
         1.0, "random part of the election timeout: up to this many times the shortest, added to it", least=0
     )
-    heartbeat: float = parameter(0.05, "time between heartbeats", least=0.0005, unit="s")
+    heartbeat: float = parameter(0.1, "time between heartbeats", least=0.0005, unit="s")
     pre_vote: bool = parameter(True, "ask before an election whether it could be won")
     batch: int = parameter(1000, "most entries in one message", least=1)
     window: int = parameter(2, "messages with entries on their way to one follower", least=1)

@@ -59,7 +59,7 @@ class RaftServer(Replica):
     election_spread: float = 1.0
     """A follower waits for ``election_timeout`` without hearing from a leader, and up to this part of it
     longer, at random (section 5.2)."""
-    heartbeat: float = 0.05
+    heartbeat: float = 0.1
     """Seconds between two AppendEntries RPCs of an idle leader."""
     batch: int = 1000
     """Most entries in one AppendEntries RPC."""
