@@ -128,6 +128,7 @@ def draw(setting: Setting, seed: int) -> Schedule:
     """The schedule of a seed."""
     random = Random(seed).fork("schedule")
     architecture, job = setting.named
+    faults = (*setting.faults, *_Wrecker(setting, random.fork("faults")).faults())
     return Schedule(
         architecture,
         job,
@@ -136,17 +137,25 @@ def draw(setting: Setting, seed: int) -> Schedule:
         setting.clients,
         random.choice(_LINKS),
         random.choice((0.0005, 0.002, 0.01)),
-        (*setting.faults, *_Wrecker(setting, random.fork("faults")).faults()),
-        tuple(_visits(setting, random.fork("visits"))),
+        faults,
+        tuple(_visits(setting, faults, random.fork("visits"))),
     )
 
 
-def _visits(setting: Setting, random: Random) -> Iterator[Asked]:
-    """Clients that think for a while between their visits: all at random times."""
-    visits, at = setting.job.visits(random.fork("job")), 0.0
-    gap = setting.job.mean_visit / setting.rate
-    while (at := at + random.exponential(gap)) < setting.duration:
-        yield Asked(random.below(setting.clients), round(at, 6), next(visits))
+def _visits(setting: Setting, faults: Sequence[Fault], random: Random) -> Iterator[Asked]:
+    """Clients that think for a while between their visits.  Half of the visits are at any time, half come
+    soon after a fault has begun or ended: that is when something may be wrong."""
+    visits, duration = setting.job.visits(random.fork("job")), setting.duration
+    moments = [t for f in faults for t in (f.start, f.end) if t is not None and t < duration]
+    times = []
+    for _ in range(max(1, round(duration * setting.rate / setting.job.mean_visit))):
+        at = random.between(0.0, duration)
+        if moments and random.chance(0.5):
+            at = random.choice(moments) + random.exponential(0.5)
+        if at < duration:
+            times.append(round(at, 6))
+    for at in sorted(times):
+        yield Asked(random.below(setting.clients), at, next(visits))
 
 
 class _Wrecker:
@@ -164,11 +173,23 @@ class _Wrecker:
         if not kinds or not self.names:
             return
         chosen = random.sample(kinds, min(len(kinds), 1 + random.below(4)))
-        for _ in range(random.below(9)):
-            # Short ones, and such that something has to be done about: a new leader, a new route.
-            length = random.between(0.02, 0.3) if random.chance(0.4) else random.between(0.3, 3.0)
-            start = random.between(0.0, self.setting.duration * 0.95)
-            yield from getattr(self, f"_{random.choice(chosen)}")(round(start, 6), round(start + length, 6))
+        # Most of what goes wrong needs one of these two.
+        chosen += [kind for kind in ("crash", "partition") if kind in kinds and random.chance(0.5)]
+        end = 0.0
+        for _ in range(random.below(12)):
+            # Most come close after another one, while the system still mends itself.
+            if end and random.chance(0.6):
+                start = end + random.exponential(0.3) - random.between(0.0, 0.1)
+            else:
+                start = random.between(0.0, self.setting.duration * 0.95)
+            start = min(max(start, 0.0), self.setting.duration * 0.95)
+            kind, length = random.random(), random.exponential(0.4)
+            if kind < 0.15:
+                length = random.between(0.001, 0.02)  # before anybody notices
+            elif kind < 0.3:
+                length += 1.5  # until all have noticed
+            end = start + max(length, 0.001)
+            yield from getattr(self, f"_{random.choice(chosen)}")(round(start, 6), round(end, 6))
 
     def _fault(
         self,
