@@ -145,7 +145,7 @@ def compare_(
     ] = None,
     on: options.On = None,
     seed: options.Seed = 0,
-    duration: Annotated[float, Option(help="Seconds of load for each figure of each architecture.")] = 2.4,
+    duration: Annotated[float, Option(help="Seconds of load for each figure of each architecture.")] = 1.8,
     rate: options.Rate = None,
     clients: Annotated[options.Clients, Option(help="Closed-loop clients that saturate it.")] = 16,
     rounds: options.Rounds = 3,

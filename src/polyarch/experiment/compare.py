@@ -45,9 +45,9 @@ class Pace:
     before_kill: float = 0.1
     down: float = 0.3
     """From a kill to the restart: what a supervisor needs."""
-    window: float = 1.0
+    window: float = 0.9
     """Watched after a kill."""
-    long: float = 1.2
+    long: float = 0.8
     """Down that long a second time, if operations only waited: did they wait for this process?"""
     kills: bool = True
     """Whether to kill at all."""
