@@ -56,7 +56,7 @@ def check_(
         str, Option(help=f"Random faults: all, none, or some of {','.join(RANDOM_FAULTS)}.")
     ] = "all",
     folder: Annotated[str, Option(help="Where a schedule that fails is saved.")] = "failing",
-    cores: Annotated[int | None, Option(help="Processes that explore.  [default: all cores]")] = None,
+    workers: Annotated[int | None, Option(help="Processes that explore.  [default: all cores]")] = None,
     json: options.Json = None,
     report: Report = None,
     **parameters: options.Parameters,
@@ -73,7 +73,7 @@ def check_(
         raise BadUse(f"{kind.name} does not do the job {wanted.name}: {reason}")
     (values,), job_values = options.values_of(parameters, [kind], wanted)
     small = {name: str(value) for name, value in wanted.small.items()}
-    for name, number in (("seeds", seeds), ("clients", clients), ("cores", cores)):
+    for name, number in (("seeds", seeds), ("clients", clients), ("workers", workers)):
         if number is not None and not 1 <= number <= 10_000_000:
             raise BadUse(f"--{name} takes an integer of at least 1, not {number}")
     for name, amount in (("duration", duration), ("rate", rate)):
@@ -90,7 +90,7 @@ def check_(
         doable(parse(f, setting.roles, Random(seed)), setting.system, "sim", duration) for f in fault
     ]
     with _progress(seeds, quiet=json == "-") as progress:
-        record, _ = check(setting, seeds, first=seed, workers=cores, folder=Path(folder), progress=progress)
+        record, _ = check(setting, seeds, first=seed, workers=workers, folder=Path(folder), progress=progress)
     story = None
     if record.violation is not None and record.violation.file is not None:
         story = tell(load(Path(record.violation.file)))
