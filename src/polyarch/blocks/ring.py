@@ -10,7 +10,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Sequence
 
-__all__ = ["between", "distance", "identifier", "successor_index", "within"]
+__all__ = ["Ring", "between", "distance", "identifier", "successor_index", "within"]
 
 
 def identifier(name: str, bits: int) -> int:
@@ -44,3 +44,21 @@ def successor_index(ring: Sequence[int], key: int) -> int:
     """The index, in a sorted sequence of identifiers, of the successor of ``key``."""
     index = bisect_left(ring, key)
     return index if index < len(ring) else 0
+
+
+class Ring:
+    """Servers on a ring, each in several places so that they get equal shares: who is next to a key?
+    (Karger et al., "Consistent hashing and random trees", 1997.)"""
+
+    def __init__(self, servers: Sequence[str], places: int = 16) -> None:
+        marks = sorted((identifier(f"{s}/{i}", 64), s) for s in servers for i in range(places))
+        self._places = [place for place, _ in marks]
+        self._owners = [server for _, server in marks]
+        self._known: dict[str, list[str]] = {}
+
+    def walk(self, key: str) -> list[str]:
+        """All servers, in the order in which they come clockwise from the key."""
+        if key not in self._known:
+            at = successor_index(self._places, identifier(key, 64))
+            self._known[key] = list(dict.fromkeys(self._owners[at:] + self._owners[:at]))
+        return self._known[key]

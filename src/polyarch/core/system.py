@@ -51,6 +51,13 @@ class Verdict(Record):
     """The evidence: how much was checked, or the first thing that was wrong."""
     undecided: bool = False
     """It is not known: the search for evidence ended without a result."""
+    promised: bool = True
+    """False: the architecture does not claim it (``Architecture.disclaims``): told, but no failure."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether a promise was not kept."""
+        return self.promised and not self.holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +108,7 @@ class Parameter:
 def parameter(
     default: Any, doc: str, *, least: float | None = None, most: float | None = None, unit: str = ""
 ) -> Any:
-    """A parameter of an architecture (or a job): ``servers: int = parameter(3, "logic servers", least=1)``."""
+    """A parameter of an architecture or a job: ``servers: int = parameter(3, "logic servers", least=1)``."""
     return Parameter(default, doc, least, most, unit)
 
 
@@ -337,6 +344,12 @@ class Architecture(Parameterised, abc.ABC):
     """Jobs that it does not offer, and why."""
     metrics: ClassVar[dict[str, str]] = {}
     """Its own metrics: name to meaning and unit."""
+
+    @property
+    def disclaims(self) -> tuple[str, ...]:
+        """Names of verdicts that it does not promise, with these parameters: they are told, but are no
+        failure of the run."""
+        return ()
 
     @abc.abstractmethod
     def build(self, system: System) -> None:

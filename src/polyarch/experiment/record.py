@@ -193,8 +193,8 @@ class RunRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def holds(self) -> bool:
-        """Whether every verdict holds."""
-        return all(verdict.holds for verdict in self.verdicts)
+        """Whether every promise was kept."""
+        return not any(verdict.broken for verdict in self.verdicts)
 
 
 class BlastRadius(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -239,7 +239,7 @@ class Comparison(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def holds(self) -> bool:
-        """Whether every verdict of every run holds."""
+        """Whether every run has kept its promises."""
         return all(run.holds for run in self.runs)
 
 

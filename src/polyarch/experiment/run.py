@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from polyarch.core.errors import Failure
 from polyarch.core.job import Done, Job, Verdict
 from polyarch.core.randomness import Random
@@ -194,7 +196,7 @@ class Trial:
             audit, metrics, own, bugs = self.perform(look)
         except Failure as failure:
             return [Verdict("the system can be looked at when all is healed", False, str(failure))], {}
-        verdicts = [*q.job.check(history, audit), *own]
+        verdicts = promised_by(q.architecture, [*q.job.check(history, audit), *own])
         deaths = getattr(self.session, "deaths", [])
         raised = f"; first: {bugs[0]}" if bugs else ""
         verdicts.append(Verdict("no node raised an exception", not bugs, f"{len(bugs)} raised{raised}"))
@@ -235,6 +237,13 @@ class Trial:
     def close(self) -> None:
         """End it; nothing stays behind."""
         self.session.close()
+
+
+def promised_by(architecture: Architecture, verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts, those that the architecture disclaims marked as not promised."""
+    return [
+        msgspec.structs.replace(v, promised=False) if v.name in architecture.disclaims else v for v in verdicts
+    ]
 
 
 async def _patiently(x: Experimenter, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:

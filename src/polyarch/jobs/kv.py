@@ -7,17 +7,25 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from polyarch.blocks.popularity import Popularity
-from polyarch.checkers.linearizability import KV, Call, check
+from polyarch.checkers.linearizability import KV, Call, check, explain
+from polyarch.checkers.staleness import lost_writes, stale_reads
 from polyarch.core.job import Done, Job, Operation, Verdict, Visit
 from polyarch.core.messages import rpc
 from polyarch.core.node import Node
 from polyarch.core.randomness import Random
 from polyarch.core.system import parameter
+from polyarch.core.tasks import gather
 
-__all__ = ["KeyValue", "Kv", "Value", "calls_of"]
+__all__ = ["FRESH", "LINEARIZABLE", "NOTHING_LOST", "KeyValue", "Kv", "Value", "calls_of"]
+
+LINEARIZABLE = "linearizable"
+FRESH = "no read is stale"
+NOTHING_LOST = "no acknowledged write is lost"
 
 Value = str | int | None
 """What a key holds; None: nothing."""
+
+_AUDITED = 1000  # keys that are looked at in the end
 
 
 class KeyValue(Node):
@@ -44,8 +52,10 @@ class KeyValue(Node):
 class Kv(Job):
     """Keep values under keys: get, put, compare and set.
 
-    What is checked: the history of each key is linearizable.  No two writes write the same value, so that
-    each value read tells which write it was.
+    What is checked: the history of each key is linearizable, what the keys hold in the end included.  No two
+    writes write the same value, so that each value read tells which write it was.  If it is not linearizable
+    (which not every architecture promises), then at least: did no read miss a write that had been answered
+    before, and is every such write there in the end, unless it was overwritten?
     """
 
     port = KeyValue
@@ -72,10 +82,44 @@ class Kv(Job):
                 yield (Operation("put", (key, written)),)
             latest[key] = written
 
+    async def audit(self, client: Any) -> dict[str, Value]:
+        """What the keys hold in the end."""
+        keys = [f"key-{i}" for i in range(min(self.keys, _AUDITED))]
+        final: dict[str, Value] = {}
+        for i in range(0, len(keys), 50):
+            some = keys[i : i + 50]
+            final.update(zip(some, await gather(*map(client.get, some))))
+        return final
+
     def check(self, history: Sequence[Done], audit: Any) -> list[Verdict]:
-        outcome = check(calls_of(history), KV, budget=self.budget)
+        calls, final = calls_of(history), audit or {}
+        outcome = check([*calls, *_looks(history, final)], KV, budget=self.budget)
         # What could not be decided is not said to hold.
-        return [Verdict("linearizable", outcome.holds is True, outcome.detail)]
+        verdicts = [Verdict(LINEARIZABLE, outcome.holds is True, outcome.detail, outcome.holds is None)]
+        if outcome.holds is not True:
+            stale, reads = stale_reads(calls), sum(call.name == "get" for call in calls)
+            first = f"; first: {stale[0]}" if stale else ""
+            verdicts.append(Verdict(FRESH, not stale, f"{len(stale)} of {reads} reads are stale{first}"))
+            lost = lost_writes(calls, final)
+            first = f"; first: {lost[0]} holds {final[lost[0]]!r}" if lost else ""
+            verdicts.append(Verdict(NOTHING_LOST, not lost, f"{len(lost)} of {len(final)} keys{first}"))
+        return verdicts
+
+    def conflict(self, history: Sequence[Done], audit: Any) -> Sequence[Done]:
+        looks = _looks(history, audit or {})
+        calls = [*calls_of(history), *looks]
+        outcome = check(calls, KV, budget=self.budget)
+        if outcome.holds is not False:
+            return ()
+        chosen = {(c.client, c.start, c.key) for c in explain(calls, KV, outcome)}
+        seen = [Done(-1, "get", (c.key,), c.start, c.start, c.end, "ok", c.result) for c in looks]
+        return [d for d in (*history, *seen) if (d.client, d.start, d.arguments[0]) in chosen]
+
+
+def _looks(history: Sequence[Done], final: dict[str, Value]) -> list[Call]:
+    """What the keys held in the end, as reads of client -1 after all others."""
+    over = max((done.end for done in history), default=0.0) + 1.0
+    return [Call("get", (), over, over + 1.0, value, key, -1) for key, value in final.items()]
 
 
 def calls_of(history: Sequence[Done]) -> list[Call]:

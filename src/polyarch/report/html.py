@@ -16,7 +16,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from polyarch.experiment.record import Comparison, RunRecord, dumps
+from polyarch.experiment.record import Comparison, RunRecord, Verdict, dumps
 from polyarch.report.figures import FIGURES, best, checks, number, recovery, write
 from polyarch.report.plots import Plot, colour, plots
 from polyarch.report.verdict import sentences
@@ -151,11 +151,17 @@ def _blast_radius(comparison: Comparison) -> str:
     return _table([*names, *(["detail"] if noted else [])], rows, numbers=slice(3, 7))
 
 
+def _mark(verdict: Verdict) -> str:
+    if verdict.holds:
+        return '<span class="good">holds</span>'
+    return '<span class="bad">does not hold</span>' if verdict.broken else "does not hold, is not promised"
+
+
 def _checks(comparison: Comparison) -> str:
     rows = [
         [
             escape(run.architecture),
-            '<span class="good">holds</span>' if verdict.holds else '<span class="bad">does not hold</span>',
+            _mark(verdict),
             escape(verdict.name),
             escape(verdict.detail),
         ]

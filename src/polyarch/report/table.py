@@ -90,7 +90,12 @@ def run_table(run: RunRecord) -> RenderableType:
     if run.verdicts:
         table.add_section()
     for verdict in run.verdicts:
-        mark = Text("holds", style="green") if verdict.holds else Text("DOES NOT HOLD", style="bold red")
+        if verdict.holds:
+            mark = Text("holds", style="green")
+        elif verdict.broken:
+            mark = Text("DOES NOT HOLD", style="bold red")
+        else:
+            mark = Text("does not hold (and is not promised)", style="yellow")
         table.add_row(escape(verdict.name), Text.assemble(mark, f"  {verdict.detail}".rstrip()))
     return table
 

@@ -45,7 +45,7 @@ def _wrong(run: RunRecord) -> list[str]:
     return [
         f"WRONG, it does not hold that {verdict.name}" + (f" ({verdict.detail})" if verdict.detail else "")
         for verdict in run.verdicts
-        if not verdict.holds
+        if verdict.broken
     ]
 
 
