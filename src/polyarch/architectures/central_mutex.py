@@ -121,7 +121,7 @@ class Member(Participant):
                     raise Timeout(f"not let in: {failure}") from failure
                 await self.sleep(0.05)
 
-    async def release(self) -> None:
+    def release(self) -> None:
         self.at(self.coordinator, Coordinator).release(self.address, self.granted)
 
 

@@ -68,7 +68,7 @@ class Process(Participant):
         try:
             await gather(*(self.patiently(p, "request", *self.asking) for p in self.peers()))
         except Failure:
-            await self.release()
+            self.release()
             raise
 
     async def patiently(self, peer: str, message: str, *arguments: int) -> Any:
@@ -91,7 +91,7 @@ class Process(Participant):
             self.deferred.append(reply)
             await reply
 
-    async def release(self) -> None:
+    def release(self) -> None:
         self.asking = None
         deferred, self.deferred = self.deferred, []
         for reply in deferred:

@@ -128,9 +128,9 @@ class Station(Participant):
             self.have(self.token)
         await self.waiting
 
-    async def release(self) -> None:
+    def release(self) -> None:
         if len(self.ring) > 1:
-            await self.pass_on(self.token)
+            self.spawn(self.pass_on(self.token))
 
 
 class TokenRing(Architecture):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from polyarch.core.errors import Failure, Refused, Timeout
+from polyarch.core.errors import Failure, Timeout
 from polyarch.core.messages import rpc
 from polyarch.core.node import Node
 from polyarch.core.records import Record
@@ -88,7 +88,7 @@ class Participant(Node):
         """Returns when this process may go in."""
         raise NotImplementedError
 
-    async def release(self) -> None:
+    def release(self) -> None:
         """It has come out."""
         raise NotImplementedError
 
@@ -117,13 +117,13 @@ class Participant(Node):
             number = await self.resource.begin(self.address)
             if seconds:
                 await self.sleep(seconds)
-            self.inside = False
             await self.resource.end(self.address)
-        except Refused as refused:
-            raise Timeout(f"the resource is gone: {refused}") from refused
-        finally:
+        except Failure as failure:
             self.inside = False
-            self.spawn(self.release())
+            self.release()
+            raise Timeout(f"the resource: {failure}") from failure
+        self.inside = False
+        self.release()
         self.entries += 1
         self.waited += waited
         self.longest = max(self.longest, waited)
