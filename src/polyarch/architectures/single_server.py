@@ -1,0 +1,151 @@
+"""One server, one disk: what everything that is distributed has to be compared with.
+
+A server executes one request after another, writes what it changes into a log, and answers when that is on
+the disk; what comes in the meantime shares the next flush (group commit: DeWitt et al., "Implementation
+techniques for main memory database systems", 1984, section 5.2).  There is one order of operations, because
+there is one server.  While it is down there is no service, and what its disk loses is lost.
+"""
+
+from __future__ import annotations
+
+from polyarch.blocks.accounts import BankClient, BankServer, changed
+from polyarch.blocks.once import Ticket
+from polyarch.blocks.values import Values
+from polyarch.core import Architecture, Refused, System, parameter, rpc
+from polyarch.jobs.bank import BankJob, Receipt, Statement
+from polyarch.jobs.kv import KeyValue, Kv, Value
+
+__all__ = ["Server", "ServerClient", "SingleServer"]
+
+
+class Server(BankServer):
+    """Values under keys, and accounts."""
+
+    async def start(self) -> None:
+        await super().start()
+        self.values = Values(self.disk)
+
+    async def durable(self) -> None:
+        """Before any answer: neither what was written nor what was read must be taken back by a crash."""
+        await self.values.durable()
+
+    # -- kv --------------------------------------------------------------------------------------------------
+
+    @rpc
+    async def get(self, key: str) -> Value:
+        value = self.values.data.get(key)
+        await self.durable()
+        return value
+
+    @rpc
+    async def put(self, ticket: Ticket, key: str, value: str | int) -> None:
+        async def execute() -> None:
+            self.values.change({key: value})
+            await self.durable()
+
+        await self.once(ticket, execute)
+
+    @rpc
+    async def compare_and_set(self, ticket: Ticket, key: str, expected: Value, value: str | int) -> bool:
+        async def execute() -> bool:
+            same = self.values.data.get(key) == expected
+            if same:
+                self.values.change({key: value})
+            await self.durable()
+            return same
+
+        return await self.once(ticket, execute)
+
+    # -- bank ------------------------------------------------------------------------------------------------
+
+    def statement(self, account: str) -> Statement:
+        told = [self.values.data.get(f"{what} of {account}", 0) for what in ("entries", "balance")]
+        return Statement(*(value if isinstance(value, int) else 0 for value in told))
+
+    def state(self, statements: dict[str, Statement]) -> None:
+        """What the accounts are from now on, all in one."""
+        entries = {f"entries of {account}": s.entries for account, s in statements.items()}
+        self.values.change(
+            {**entries, **{f"balance of {account}": s.balance for account, s in statements.items()}}
+        )
+
+    @rpc
+    async def open(self, ticket: Ticket, balances: dict[str, int]) -> None:
+        async def execute() -> None:
+            self.state({account: Statement(0, balance) for account, balance in balances.items()})
+            await self.durable()
+
+        await self.once(ticket, execute)
+
+    @rpc
+    async def transfer(self, ticket: Ticket, source: str, target: str, amount: int) -> Receipt:
+        if amount < 1 or source == target:
+            raise Refused("a transfer is of something, between two accounts")
+
+        async def execute() -> Receipt:
+            a, b = self.statement(source), self.statement(target)
+            if a.balance < amount:
+                receipt = Receipt(False, a)
+            else:
+                a, b = changed(a, -amount), changed(b, amount)
+                self.state({source: a, target: b})
+                receipt = Receipt(True, a, b)
+            await self.durable()
+            return receipt
+
+        return await self.once(ticket, execute)
+
+    @rpc
+    async def balances(self, accounts: tuple[str, ...]) -> tuple[Statement, ...]:
+        statements = tuple(map(self.statement, accounts))
+        await self.durable()
+        return statements
+
+
+class ServerClient(KeyValue, BankClient):
+    """Asks the server, until it answers."""
+
+    bank: Server
+
+    @rpc
+    async def get(self, key: str) -> Value:
+        give_up = self.now + self.patience
+        return await self.ask(self.bank.address, Server, lambda server: server.get(key), give_up)
+
+    @rpc
+    async def put(self, key: str, value: str | int) -> None:
+        give_up = self.now + self.patience
+        await self.ask_once(
+            self.bank.address, Server, lambda server, ticket: server.put(ticket, key, value), give_up
+        )
+
+    @rpc
+    async def compare_and_set(self, key: str, expected: Value, value: str | int) -> bool:
+        give_up = self.now + self.patience
+        return await self.ask_once(
+            self.bank.address,
+            Server,
+            lambda server, ticket: server.compare_and_set(ticket, key, expected, value),
+            give_up,
+        )
+
+
+class SingleServer(Architecture):
+    """One server with one disk: the base line of whatever is distributed."""
+
+    name = "single_server"
+    family = "client-server"
+    source = "van Steen and Tanenbaum, Distributed Systems, 4th ed., section 2.3.1"
+    jobs = (Kv, BankJob)
+    claims = (
+        "linearizable, and every transfer atomic",
+        "what was answered survives a crash of the server",
+        "the server is a single point of failure",
+    )
+
+    cores: int = parameter(1, "cores of the server's host, in a simulation", least=1)
+
+    def build(self, system: System) -> None:
+        server = Server()
+        system.role("server", server, cores=self.cores)
+        system.clients(ServerClient(bank=server))
