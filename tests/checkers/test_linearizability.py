@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from itertools import permutations
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyarch.checkers.linearizability import KV, REGISTER, Call, check, read_history
+from polyarch.checkers.linearizability import KV, REGISTER, Call, check, explain, read_history, whole
 
 HISTORIES = Path("/work/shared/data/histories")
 VERDICTS = json.loads((HISTORIES / "verdicts.json").read_text()) if HISTORIES.exists() else {}
@@ -131,3 +132,46 @@ def test_a_log_that_makes_no_sense_is_refused_with_its_line() -> None:
         read_history(["some other line", "INFO  jepsen.util - 1\t:ok\t:read\t3"])
     with pytest.raises(ValueError, match="line 1: 'x' is no value"):
         read_history(["INFO  jepsen.util - 1\t:invoke\t:write\tx"])
+
+
+def test_the_prefix_is_the_shortest_of_all_keys() -> None:
+    late = [Call("put", (1,), 0, 1, None, "a"), Call("get", (), 8, 9, None, "a")]
+    early = [Call("put", (1,), 0, 1, None, "b"), Call("get", (), 2, 3, None, "b")]
+    for history in (late + early, early + late):
+        outcome = check(history, KV)
+        assert (outcome.key, outcome.prefix) == ("b", 6)
+
+
+@pytest.mark.skipif(not HISTORIES.exists(), reason="the shared histories are not here")
+@pytest.mark.parametrize("name", [n for n, holds in {**VERDICTS, **PORCUPINE}.items() if not holds])
+def test_what_explains_a_verdict_cannot_be_ordered(name: str) -> None:
+    model = KV if name.startswith("kv") else REGISTER
+    calls = read_history((HISTORIES / name).read_text().splitlines())
+    outcome = check(calls, model)
+    conflict = explain(calls, model, outcome, budget=50_000)
+    assert outcome.stuck in conflict
+    assert len(conflict) < len(calls) / 2
+    assert not check(conflict, model, budget=100_000).holds
+
+
+def test_nothing_of_an_explanation_can_be_left_out() -> None:
+    history = [write(v, v, v + 0.5) for v in range(20)]  # one after another
+    history += [read(v, v + 0.6, v + 0.7) for v in range(20)]
+    history += [write(50, 3), read(2, 30, 31)]
+    outcome = check(history, REGISTER)
+    conflict = explain(history, REGISTER, outcome)
+    assert read(2, 30, 31) in conflict
+    assert len(conflict) <= 4
+    for call in conflict:
+        if call.end != math.inf and call is not outcome.stuck:
+            rest = [c for c in conflict if c is not call]
+            if call.name == "write":  # it may have happened all the same
+                rest.append(dataclasses.replace(call, end=math.inf))
+            assert check(rest, REGISTER).holds, call
+
+
+def test_all_keys_at_once_give_the_same_verdict() -> None:
+    put, get = Call("put", ("a", 1), 0, 1), Call("get", ("a",), 2, 3, 1)
+    other = Call("get", ("b",), 2, 3, None)
+    assert check([put, get, other], whole(KV)).holds
+    assert check([put, get, Call("get", ("b",), 2, 3, 1)], whole(KV)).holds is False

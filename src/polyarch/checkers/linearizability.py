@@ -105,46 +105,55 @@ def check(calls: Iterable[Call], model: Model, *, budget: int = 3_000_000) -> Ou
     return Outcome(True, f"{operations} operations on {len(by_key)} keys", None, None, steps)
 
 
-def explain(calls: Iterable[Call], model: Model, outcome: Outcome, *, budget: int = 1_000_000) -> list[Call]:
-    """Few operations that cannot be ordered, out of the shortest prefix that cannot: each of those that have
-    returned is needed for the contradiction.  The others may have happened or not, at any time after their
-    start; of these there are only those whose values were read.
+def explain(calls: Iterable[Call], model: Model, outcome: Outcome, *, budget: int = 300_000) -> list[Call]:
+    """Few operations that cannot be ordered, out of the shortest prefix that cannot.  Each of those that have
+    returned is needed for the contradiction; the others may have happened or not, at any time after their
+    start, and would have to be known for it.  ``budget``: steps, after which it may be more than needed.
 
-    Leaving out a read, or not knowing when a write returned, only makes a history easier to order: so what is
-    left still proves the same of the whole."""
+    Leaving out a read, or not knowing when a write returned, only makes a history easier to order: so the
+    operations that have returned prove of the whole what they prove here."""
     assert outcome.stuck is not None
-    end = outcome.stuck.end
-    kept = _until([c for c in calls if c.key == outcome.key], end)
-    kept = [c for c in kept if c.end != math.inf or not model.changes_nothing(c)]
+    kept = _until([c for c in calls if c.key == outcome.key], outcome.stuck.end)
+    kept = [c for c in kept if c.end != math.inf or c.name not in model.reads]
 
-    def easier(some: Sequence[Call]) -> list[Call]:
-        chosen = set(map(id, some))
-        return [
-            dataclasses.replace(c, end=math.inf, result=None) if id(c) in chosen else c
-            for c in kept
-            if id(c) not in chosen or not model.changes_nothing(c)
-        ]
+    def impossible(some: Sequence[Call]) -> bool:
+        nonlocal budget
+        for again in (True, False):  # the first is quick where states do not grow
+            holds, _, used = _search(some, model, max(1, min(3000, budget)), again=again)
+            budget -= used
+            if holds is not None:
+                return not holds
+        return False
 
     size = max(1, len(kept) // 2)
-    while True:
+    while budget > 0:
         at = 0
         while at < len(known := [c for c in kept if c.end != math.inf and c is not outcome.stuck]):
-            candidate = easier(known[at : at + size])
-            holds, _, used = _search(candidate, model, budget)
-            budget -= used
-            if budget <= 0:
-                break
-            if holds is False:
+            candidate = _easier(kept, known[at : at + size], model)
+            if impossible(candidate):
                 kept = candidate
             else:
                 at += size
-        if size == 1 or budget <= 0:
+        if size == 1:
             break
         size //= 2
-    seen = [c.result for c in kept if c.end != math.inf]
-    seen += [a for c in kept if c.end != math.inf for a in c.arguments[:-1]]
-    of_interest = [c for c in kept if c.end != math.inf or any(a in seen for a in c.arguments)]
-    return sorted(of_interest, key=lambda c: (c.start, c.end))
+    # Without those that may have happened the rest is as impossible; but they may be why each of it matters.
+    known = [c for c in kept if c.end != math.inf and c is not outcome.stuck]
+    for call in [c for c in kept if c.end == math.inf]:
+        rest = [c for c in kept if c is not call]
+        if not any(budget <= 0 or impossible(_easier(rest, [c], model)) for c in known):
+            kept = rest
+    return sorted(kept, key=lambda c: (c.start, c.end))
+
+
+def _easier(calls: Sequence[Call], some: Sequence[Call], model: Model) -> list[Call]:
+    """The calls without what some of them say."""
+    chosen = set(map(id, some))
+    return [
+        dataclasses.replace(c, end=math.inf, result=None) if id(c) in chosen else c
+        for c in calls
+        if id(c) not in chosen or not model.changes_nothing(c)
+    ]
 
 
 def _until(calls: Iterable[Call], end: float) -> list[Call]:
@@ -156,8 +165,13 @@ def _until(calls: Iterable[Call], end: float) -> list[Call]:
     ]
 
 
-def _search(calls: Sequence[Call], model: Model, budget: int) -> tuple[bool | None, Call | None, int]:
-    """Whether one key's operations can be ordered; if not, which cannot; and the steps that it took."""
+def _search(
+    calls: Sequence[Call], model: Model, budget: int, *, again: bool = False
+) -> tuple[bool | None, Call | None, int]:
+    """Whether one key's operations can be ordered; if not, which cannot; and the steps that it took.
+
+    ``again``: what never returned may happen any number of times, which is easier to order, and to search:
+    there is nothing to remember of it."""
     # The events in the order of time: entry 0 is the head of a doubly linked list, then calls and returns.
     # Calls come before returns of the same time: such operations overlap.
     events = sorted(
@@ -183,6 +197,8 @@ def _search(calls: Sequence[Call], model: Model, budget: int) -> tuple[bool | No
     # What changes nothing is placed as soon as it fits, and never somewhere else: it is in nobody's way.
     settled = [call is not None and model.changes_nothing(call) for call in calls_at]
     bits = [1 << i for i in whose]
+    if again:
+        bits = [bit if returns[e] else 0 for e, bit in enumerate(bits)]
     open_ = sum(map(bool, returns))
     apply = model.apply
     placed, state = 0, model.initial
@@ -203,8 +219,9 @@ def _search(calls: Sequence[Call], model: Model, budget: int) -> tuple[bool | No
                     seen.add(new)
                     path.append((entry, state))
                     placed, state = new
-                    b, a = before[entry], after[entry]
-                    after[b], before[a] = a, b
+                    if back or not again:
+                        b, a = before[entry], after[entry]
+                        after[b], before[a] = a, b
                     if back:
                         b, a = before[back], after[back]
                         after[b], before[a] = a, b
@@ -227,7 +244,8 @@ def _search(calls: Sequence[Call], model: Model, budget: int) -> tuple[bool | No
             if back:
                 after[before[back]] = before[after[back]] = back
                 open_ += 1
-            after[before[entry]] = before[after[entry]] = entry
+            if back or not again:
+                after[before[entry]] = before[after[entry]] = entry
             placed ^= bits[entry]
             if not settled[entry]:
                 break
