@@ -256,7 +256,7 @@ def check(
     again: Sequence[int] = (),
     workers: int | None = None,
     folder: Path | None = Path("failing"),
-    budget: int = 500,
+    budget: int = 1500,
     seconds: float | None = None,
     progress: Callable[[str, Tally], None] = lambda phase, tally: None,
 ) -> tuple[CheckRecord, Result | None]:
