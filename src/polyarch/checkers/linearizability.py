@@ -286,13 +286,27 @@ def whole(model: Model) -> Model:
     """The same object for all keys at once: what is told apart by ``Call.key`` becomes one state.  Harder to
     search, and needed by what is not local, such as sequential consistency."""
 
-    def apply(state: frozenset[Any], name: str, arguments: tuple[Any, ...]) -> tuple[Hashable, Any]:
-        key, *rest = arguments
-        old = next((value for k, value in state if k == key), model.initial)
-        new, result = model.apply(old, name, tuple(rest))
-        return (state if new == old else state - {(key, old)} | {(key, new)}), result
+    # States are numbered, so that the search compares and remembers integers.
+    states: list[dict[Any, Any]] = [{}]
+    numbers: dict[frozenset[Any], int] = {frozenset(): 0}
+    known: dict[tuple[int, str, tuple[Any, ...]], tuple[int, Any]] = {}
 
-    return Model(frozenset(), apply, model.reads, model.conditional)
+    def apply(state: int, name: str, arguments: tuple[Any, ...]) -> tuple[Hashable, Any]:
+        asked = (state, name, arguments)
+        if asked not in known:
+            key, *rest = arguments
+            old = states[state].get(key, model.initial)
+            new, result = model.apply(old, name, tuple(rest))
+            number = state
+            if new != old:
+                changed = {**states[state], key: new}
+                number = numbers.setdefault(frozenset(changed.items()), len(states))
+                if number == len(states):
+                    states.append(changed)
+            known[asked] = (number, result)
+        return known[asked]
+
+    return Model(0, apply, model.reads, model.conditional)
 
 
 # -- histories of others --------------------------------------------------------------------------------
