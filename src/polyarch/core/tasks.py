@@ -206,13 +206,14 @@ class Future(Suspension, Generic[T]):
     ``await future`` gives the value; ``await future.within(seconds)`` raises ``Timeout`` after that.
     """
 
-    __slots__ = ("_env", "_waiting", "done", "error", "value")
+    __slots__ = ("_env", "_setter", "_waiting", "done", "error", "value")
 
     def __init__(self, env: Any) -> None:
         self._env = env
         self.done = False
         self.value: T | None = None
         self.error: BaseException | None = None
+        self._setter: tuple[Ledger | None, int] = (None, 0)
         self._waiting: list[Callable[[], None]] = []
 
     def set(self, value: T) -> None:
@@ -230,12 +231,20 @@ class Future(Suspension, Generic[T]):
             self._wake()
 
     def _wake(self) -> None:
+        current = self._env.current
+        if current is not None:
+            self._setter = (current.ledger, current.depth)
         waiting, self._waiting = self._waiting, []
         for wake in waiting:
             self._env.soon(wake)
 
     def suspend(self, task: Task) -> None:
         def wake() -> None:
+            ledger, depth = self._setter
+            # What was done for this very operation is on its path.  Work for another one, in whose batch
+            # it was, has a path of its own, whose length says nothing here.
+            if ledger is not None and ledger is task.ledger and depth > task.depth:
+                task.depth = depth
             if self.error is None:
                 task.resume(self.value)
             else:
