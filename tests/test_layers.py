@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "experiment": ["core", "jobs", "architectures", "faults", "measure", "runtimes", "experiment", "laws"],
     "laws": ["core", "blocks", "jobs", "checkers", "architectures", "runtimes", "experiment"],
     # L4
-    "report": ["core", "measure", "experiment", "report"],
+    "report": ["core", "faults", "measure", "experiment", "report"],
     "web": ["core", "measure", "experiment", "report", "web"],
     "cli": ["core", "faults", "runtimes", "experiment", "report", "web", "cli"],
 }
