@@ -23,19 +23,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from polyarch.blocks import views
 from polyarch.blocks.replicas import Command, LeaderClient, NotLeader, Replica, Result, until_it_answers
+from polyarch.blocks.safeguards import Guarded
 from polyarch.blocks.shipping import Shipper, agreement_of
 from polyarch.blocks.views import Monitor
-from polyarch.core import Architecture, System, Verdict, oneway, parameter, rpc
+from polyarch.core import System, Verdict, oneway, parameter, rpc
 from polyarch.jobs.kv import Kv, Value
 
 __all__ = ["Chain", "ChainClient", "Server"]
+
+
+class Safeguards(views.Safeguards):
+    """Those of every group with views, and two of the chain."""
+
+    read_at_tail: bool = True
+    """Only the tail answers reads (section 2)."""
+    resend: bool = True
+    """A new successor is sent what it lacks (section 3.1)."""
 
 
 class Server(Shipper):
     """One server of the chain.  Its log is the paper's Hist; what is behind ``committed`` in it is Sent."""
 
     servers: tuple[str, ...]
+    safeguards: Safeguards = Safeguards()
 
     # -- the chain -----------------------------------------------------------------------------------------
 
@@ -61,6 +73,16 @@ class Server(Shipper):
         # "Extending a chain" (section 3.1): the tail brings one that is not in the chain up to date.
         return [s for s in self.servers if s not in self.view.members] if self.is_tail else []
 
+    @property
+    def resends(self) -> bool:
+        return self.safeguards.resend or self.view.epoch == 1
+
+    def resume_from(self, follower: str) -> int:
+        return super().resume_from(follower) if self.resends else self.log.last + 1
+
+    def follows(self, index: int, epoch: int) -> bool:
+        return super().follows(index, epoch) or not self.resends
+
     # -- updates: from the head down, acknowledgements from the tail up --------------------------------------
 
     @rpc
@@ -79,6 +101,8 @@ class Server(Shipper):
 
     def count(self) -> None:
         """The tail decides what is done: what it has."""
+        if self.is_first and not self.safeguards.whole_group:
+            self.done(self.log.durable)
         if self.is_tail:
             if self.successor is None:
                 self.joined = tuple(filter(self.is_caught_up, self.followers()))[:1]
@@ -89,7 +113,8 @@ class Server(Shipper):
         """Whether a server has all that is done, and nothing that this chain does not have: it has an entry
         of this epoch, and so nothing of others behind it."""
         index = self.match.get(server, 0)
-        return index >= self.committed and self.log.entries[index].epoch == self.view.epoch
+        told = self.log.entries[index].epoch == self.view.epoch or not self.safeguards.begin_with_an_entry
+        return index >= self.committed and told
 
     def done(self, index: int) -> None:
         """Everything up to ``index`` is on the disks of the whole chain: the predecessor may know."""
@@ -111,7 +136,7 @@ class Server(Shipper):
 
     def answers_reads(self) -> bool:
         """Only the tail does; when it has a successor that the master is to make the tail, that one will."""
-        return self.is_tail and not self.joined
+        return (self.is_tail and not self.joined) or not self.safeguards.read_at_tail
 
 
 class ChainClient(LeaderClient):
@@ -130,13 +155,14 @@ class ChainClient(LeaderClient):
         return value
 
 
-class Chain(Architecture):
+class Chain(Guarded):
     """Servers in a line: writes enter at the head and are done at the tail, which answers reads."""
 
     name = "chain"
     family = "agreement"
     source = "van Renesse and Schneider, Chain replication, OSDI 2004"
     jobs = (Kv,)
+    Safeguards = Safeguards
     claims = (
         "linearizable, if clocks run equally fast up to a factor of 1.5",
         "no single point of failure; but while the master is down the chain is not repaired",
@@ -156,7 +182,8 @@ class Chain(Architecture):
     def build(self, system: System) -> None:
         addresses = system.addresses("server", self.servers)
         master = Monitor(servers=addresses, lease=self.lease)
-        server = Server(servers=addresses, monitor=master, lease=self.lease, heartbeat=self.heartbeat)
+        times: dict[str, Any] = {"lease": self.lease, "heartbeat": self.heartbeat}
+        server = Server(servers=addresses, monitor=master, safeguards=self.safeguards, **times)
         system.role("server", server, count=self.servers)
         system.role("master", master)
         system.clients(ChainClient(servers=addresses))

@@ -18,18 +18,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from polyarch.blocks.replicas import (
-    Command,
-    LeaderClient,
-    NotLeader,
-    Replica,
-    Result,
-    StateMachine,
-    until_it_answers,
-)
+from polyarch.blocks.paxos_safeguards import LogSafeguards as Safeguards
+from polyarch.blocks.replicas import Command, LeaderClient, NotLeader, Replica, Result, StateMachine
+from polyarch.blocks.replicas import until_it_answers as until_a_client_is_answered
 from polyarch.blocks.rounds import Rounds
+from polyarch.blocks.safeguards import Guarded
 from polyarch.core import (
-    Architecture,
     Failure,
     Future,
     Record,
@@ -92,6 +86,7 @@ class Server(Replica):
     """An acceptor and a learner, and at times the leader."""
 
     servers: tuple[str, ...]
+    safeguards: Safeguards = Safeguards()
     election_timeout: float = 0.3
     """Without a leader for this to twice this long, a server tries to be the leader."""
     heartbeat: float = 0.05
@@ -124,7 +119,7 @@ class Server(Replica):
 
     @property
     def majority(self) -> int:
-        return len(self.servers) // 2 + 1
+        return max(1, len(self.servers) // 2 + self.safeguards.majority)
 
     # -- acceptors -----------------------------------------------------------------------------------------
 
@@ -178,14 +173,14 @@ class Server(Replica):
             self.through = max(self.through, slot + len(commands) - 1)
 
     def write_promise(self) -> None:
-        """An acceptor remembers its promises even if it fails and then restarts."""
-        self.disk.put("promised", self.promised)
-        self.written += 1
+        if self.safeguards.promise_on_disk:
+            self.disk.put("promised", self.promised)
+            self.written += 1
 
     async def durable(self) -> None:
         """Wait until everything written so far is on disk."""
         written = self.written
-        if self.synced < written:
+        if self.synced < written and self.safeguards.sync_before_answer:
             await self.disk.sync()
             self.synced = max(self.synced, written)
 
@@ -248,7 +243,9 @@ class Server(Replica):
 
     def may_propose(self, votes: list[Vote]) -> Command | None:
         """What to propose in a slot of which these votes are known: the newest; in a gap, a no-op."""
-        return max(votes, key=lambda vote: vote.ballot).command if votes else None
+        if not votes or not self.safeguards.adopt_newest:
+            return None
+        return max(votes, key=lambda vote: vote.ballot).command
 
     # -- leading: phase 2 ----------------------------------------------------------------------------------
 
@@ -335,7 +332,8 @@ class Server(Replica):
 
     async def still_leading(self) -> None:
         """A majority has promised nothing newer, at some time after this call."""
-        await self.readers.served()
+        if self.safeguards.confirm_before_read:
+            await self.readers.served()
 
     async def confirm(self) -> None:
         if not self.leads:
@@ -348,13 +346,14 @@ class Server(Replica):
         return Status(self.leads, self.promised.round, self.chosen, self.machine.digest())
 
 
-class MultiPaxos(Architecture):
+class MultiPaxos(Guarded):
     """A log agreed on by Paxos: a leader runs phase 1 once, and phase 2 for each command."""
 
     name = "multi_paxos"
     family = "agreement"
     source = "Lamport, Paxos made simple, 2001, section 3"
     jobs = (Kv,)
+    Safeguards = Safeguards
     claims = ("linearizable", "no single point of failure")
     metrics = {"round": "of the newest ballot: attempts to lead since the start", "chosen": "slots chosen"}
 
@@ -366,12 +365,13 @@ class MultiPaxos(Architecture):
 
     def build(self, system: System) -> None:
         addresses = system.addresses("server", self.servers)
-        server = Server(servers=addresses, election_timeout=self.election_timeout, heartbeat=self.heartbeat)
+        times: dict[str, Any] = {"election_timeout": self.election_timeout, "heartbeat": self.heartbeat}
+        server = Server(servers=addresses, safeguards=self.safeguards, **times)
         system.role("server", server, count=self.servers)
         system.clients(LeaderClient(servers=addresses))
 
     async def ready(self, x: Any) -> None:
-        await until_it_answers(x)
+        await until_a_client_is_answered(x)
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
         asked = await settle(*(x.at(f"server-{i}", Server).status() for i in range(self.servers)))

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from polyarch.blocks.paxos_safeguards import Safeguards
 from polyarch.blocks.replicas import (
     Command,
     LeaderClient,
@@ -33,8 +34,8 @@ from polyarch.blocks.replicas import (
     StateMachine,
     until_it_answers,
 )
+from polyarch.blocks.safeguards import Guarded
 from polyarch.core import (
-    Architecture,
     Failure,
     Future,
     Record,
@@ -113,6 +114,7 @@ class Server(Replica):
     """A proposer, an acceptor and a learner."""
 
     servers: tuple[str, ...]
+    safeguards: Safeguards = Safeguards()
     backoff: float = 0.02
     """Longest pause, in seconds, after the first attempt that another proposer superseded."""
 
@@ -135,7 +137,7 @@ class Server(Replica):
 
     @property
     def majority(self) -> int:
-        return len(self.servers) // 2 + 1
+        return max(1, len(self.servers) // 2 + self.safeguards.majority)
 
     # -- acceptors (section 2.2) ---------------------------------------------------------------------------
 
@@ -146,7 +148,7 @@ class Server(Replica):
         if ballot > vote.promised:
             vote = Vote(ballot, vote.accepted, vote.choice)
             self.write_promise(decree, vote)
-        await self.disk.sync()
+        await self.durable()
         return Promise(vote, tuple(self.learned_since(decree)))
 
     @rpc(timeout=0.3)
@@ -156,12 +158,17 @@ class Server(Replica):
         if ballot >= vote.promised:
             vote = Vote(ballot, ballot, choice)
             self.write(decree, vote)
-        await self.disk.sync()
+        await self.durable()
         return vote.promised
 
     def write_promise(self, decree: Decree, vote: Vote) -> None:
-        """An acceptor remembers its promises even if it fails and then restarts (section 2.2)."""
-        self.write(decree, vote)
+        self.votes[decree] = vote
+        if self.safeguards.promise_on_disk:
+            self.write(decree, vote)
+
+    async def durable(self) -> None:
+        if self.safeguards.sync_before_answer:
+            await self.disk.sync()
 
     def write(self, decree: Decree, vote: Vote) -> None:
         self.votes[decree] = vote
@@ -195,7 +202,7 @@ class Server(Replica):
     def may_propose(self, votes: Sequence[Vote], mine: Choice) -> Choice:
         """P2c: the value of the newest ballot in which any of a majority has accepted; any if none has."""
         accepted = [(vote.accepted, vote.choice) for vote in votes if vote.accepted and vote.choice]
-        return max(accepted, key=lambda a: a[0])[1] if accepted else mine
+        return max(accepted, key=lambda a: a[0])[1] if accepted and self.safeguards.adopt_newest else mine
 
     async def promised_by(self, server: str, decree: Decree, ballot: Ballot) -> Promise:
         promise = await self.at(server).prepare(decree, ballot)
@@ -283,13 +290,14 @@ class Server(Replica):
         return Status(sum(self.versions.values()))
 
 
-class Paxos(Architecture):
+class Paxos(Guarded):
     """Every version of every key is agreed on by itself, in two phases, without a leader."""
 
     name = "paxos"
     family = "agreement"
     source = "Lamport, Paxos made simple, 2001"
     jobs = (Kv,)
+    Safeguards = Safeguards
     claims = ("linearizable", "no single point of failure", "no leader: a crash interrupts nobody else")
     metrics = {"versions": "decrees that were agreed on, reads included"}
 
@@ -297,7 +305,7 @@ class Paxos(Architecture):
 
     def build(self, system: System) -> None:
         addresses = system.addresses("server", self.servers)
-        system.role("server", Server(servers=addresses), count=self.servers)
+        system.role("server", Server(servers=addresses, safeguards=self.safeguards), count=self.servers)
         system.clients(LeaderClient(servers=addresses))
 
     async def ready(self, x: Any) -> None:

@@ -24,9 +24,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from polyarch.blocks.replicas import Command, LeaderClient, NotLeader, Result, until_it_answers
+from polyarch.blocks.safeguards import Guarded
 from polyarch.blocks.shipping import Shipper, agreement_of
-from polyarch.blocks.views import Monitor
-from polyarch.core import Architecture, System, Verdict, parameter, rpc
+from polyarch.blocks.views import Monitor, Safeguards
+from polyarch.core import System, Verdict, parameter, rpc
 from polyarch.jobs.kv import FRESH, LINEARIZABLE, NOTHING_LOST, Kv, Value
 
 __all__ = ["PrimaryBackup", "Server"]
@@ -64,7 +65,7 @@ class Server(Shipper):
 
     def must_have(self) -> list[str]:
         """On whose disks, besides our own, a command must be before it is answered."""
-        return self.backups() if self.synchronous else []
+        return self.backups() if self.synchronous and self.safeguards.whole_group else []
 
     @rpc
     async def submit(self, command: Command) -> Result:
@@ -86,13 +87,14 @@ class Server(Shipper):
         self.commit(min(index, committed))
 
 
-class PrimaryBackup(Architecture):
+class PrimaryBackup(Guarded):
     """One server does the work and copies it to backups; a monitor appoints another when it dies."""
 
     name = "primary_backup"
     family = "agreement"
     source = "Budhiraja, Marzullo, Schneider, Toueg, The primary-backup approach, 1993"
     jobs = (Kv,)
+    Safeguards = Safeguards
     claims = (
         "linearizable when synchronous, if clocks run equally fast up to a factor of 1.5",
         "asynchronous: a crash of the primary may lose writes that were answered, and reads then miss them",
@@ -124,6 +126,7 @@ class PrimaryBackup(Architecture):
             lease=self.lease,
             heartbeat=self.heartbeat,
             synchronous=self.synchronous,
+            safeguards=self.safeguards,
         )
         system.role("server", server, count=self.servers)
         system.role("monitor", monitor)

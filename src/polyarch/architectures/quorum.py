@@ -30,10 +30,10 @@ from typing import Any, Literal
 
 from polyarch.blocks.replicas import until_it_answers
 from polyarch.blocks.ring import Ring
-from polyarch.blocks.versioned_store import Holdings, VersionedStore, Versions
+from polyarch.blocks.safeguards import Guarded
+from polyarch.blocks.versioned_store import Holdings, Safeguards, VersionedStore, Versions
 from polyarch.blocks.versions import Policy, Vector, Version, advance, join, newest, reconcile
 from polyarch.core import (
-    Architecture,
     Failure,
     Refused,
     System,
@@ -147,7 +147,7 @@ class Server(VersionedStore):
 
     async def quorum(self, needed: int, homes: list[str], ask: Callable[[str], Awaitable[None]]) -> None:
         try:
-            await first(needed, *map(ask, homes))
+            await first(needed if self.safeguards.quorums_meet else 1, *map(ask, homes))
         except Failure as failure:
             raise TooFew(f"{needed} of {self.n} servers are needed: {failure}") from None
 
@@ -232,13 +232,14 @@ class QuorumClient(KeyValue):
         raise doubt or last
 
 
-class Quorum(Architecture):
+class Quorum(Guarded):
     """Each key is on N servers; a write waits for W of them and a read for R (Dynamo)."""
 
     name = "quorum"
     family = "agreement"
     source = "DeCandia et al., Dynamo, SOSP 2007; Gifford, Weighted voting for replicated data, SOSP 1979"
     jobs = (Kv,)
+    Safeguards = Safeguards
     claims = (
         "all replicas agree in the end",
         "strict quorums with R + W > N and version vectors: no read is stale, no acknowledged write is lost",
@@ -301,10 +302,14 @@ class Quorum(Architecture):
             expanding=self.expanding,
             read_repair=self.read_repair,
             anti_entropy=self.anti_entropy,
+            safeguards=self.safeguards,
         )
         system.role("server", server, count=self.servers)
         client = QuorumClient(
-            servers=addresses, policy=self.versions, sloppy=self.sloppy, routing=self.routing
+            servers=addresses,
+            policy=self.versions,
+            sloppy=self.sloppy or not self.safeguards.write_once,
+            routing=self.routing,
         )
         system.clients(client)
 

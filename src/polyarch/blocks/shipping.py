@@ -132,7 +132,7 @@ class Shipper(Member):
             waiting, self.waiting = self.waiting, {}
             for answer in waiting.values():
                 answer.fail(Timeout("another server is the first now: the command may be executed yet"))
-        else:
+        elif self.safeguards.begin_with_an_entry:
             # An entry of the new epoch, which says nothing: whoever has it has nothing left of what others
             # had put behind the same place.
             self.log.append(Entry(self.view.epoch, None))
@@ -164,6 +164,9 @@ class Shipper(Member):
 
     def follows(self, index: int, epoch: int) -> bool:
         """Whether what is sent comes right behind what we have."""
+        if not self.safeguards.in_order:
+            self.log.append(*[Entry(0, None)] * (index - self.log.last))
+            return True
         return self.log.agrees(index, epoch)
 
     def received(self, index: int, committed: int) -> None:
@@ -183,7 +186,8 @@ class Shipper(Member):
         """Wait until the log as it is now is on disk.  It may be cut and grow while we wait."""
         last, epoch = self.log.last, self.log.entries[-1].epoch
         if self.log.durable < last:
-            await self.disk.sync()
+            if self.safeguards.sync_before_answer:
+                await self.disk.sync()
             if self.log.agrees(last, epoch):
                 self.log.durable = max(self.log.durable, last)
 

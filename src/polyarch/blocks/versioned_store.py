@@ -18,7 +18,7 @@ from polyarch.core.messages import rpc
 from polyarch.core.node import Node
 from polyarch.core.records import Record
 
-__all__ = ["Hint", "Holdings", "Stored", "VersionedStore", "Versions"]
+__all__ = ["Hint", "Holdings", "Safeguards", "Stored", "VersionedStore", "Versions"]
 
 Versions = tuple[Version, ...]
 """What a server has of a key: siblings; of last writer wins one, of an unknown key none."""
@@ -48,11 +48,25 @@ class Hint(Record, array_like=True):
     versions: Versions
 
 
+class Safeguards(Record):
+    """The rules that exist for safety, each as a switch (``blocks/safeguards.py``)."""
+
+    quorums_meet: bool = True
+    """Reads wait for R and writes for W; without: for one."""
+    sync_before_answer: bool = True
+    """What is acknowledged is on disk."""
+    new_writer_each_life: bool = True
+    """A server that restarts counts its writes under another name."""
+    write_once: bool = True
+    """A write that may have happened is not sent again."""
+
+
 class VersionedStore(Node):
     """The storage of one server."""
 
     servers: tuple[str, ...]
     n: int
+    safeguards: Safeguards = Safeguards()
     policy: Policy = "vectors"
     expanding: bool = True
     """Whether what was written spreads by itself."""
@@ -74,7 +88,7 @@ class VersionedStore(Node):
         life = self.disk.get("life", int, 0) + 1
         self.disk.put("life", life)
         await self.disk.sync()
-        self.writer = f"{self.address}.{life}"
+        self.writer = f"{self.address}.{life if self.safeguards.new_writer_each_life else 0}"
         if self.anti_entropy and self.expanding:
             self.every(self.anti_entropy, self.compare_with_another)
             self.every(self.anti_entropy / 4, self.hand_off)
@@ -89,7 +103,8 @@ class VersionedStore(Node):
         """Take these versions in, beside what we have; on disk before the answer."""
         if self.merge(key, versions):
             self.disk.append("data", Stored(key, self.data[key]))
-        await self.disk.sync()
+        if self.safeguards.sync_before_answer:
+            await self.disk.sync()
 
     @rpc(timeout=0.15)
     async def store_for(self, home: str, key: str, versions: Versions) -> None:

@@ -26,7 +26,7 @@ from polyarch.core.node import Node
 from polyarch.core.records import Record
 from polyarch.core.tasks import gather
 
-__all__ = ["PATIENCE", "Fenced", "Member", "Monitor", "View"]
+__all__ = ["PATIENCE", "Fenced", "Member", "Monitor", "Safeguards", "View"]
 
 PATIENCE = 1.5
 
@@ -83,12 +83,31 @@ class Monitor(Node):
             self.view, self.changing = view, False
 
 
+class Safeguards(Record):
+    """The rules that exist for safety, each as a switch (``blocks/safeguards.py``)."""
+
+    fencing: bool = True
+    """What belongs to another epoch is refused."""
+    certain_before_read: bool = True
+    """Who answers reads holds a lease, or has asked the others."""
+    sync_before_answer: bool = True
+    """What is acknowledged is on disk."""
+    in_order: bool = True
+    """The log is extended only behind an entry that is the sender's too."""
+    begin_with_an_entry: bool = True
+    """Whoever begins to be the first puts an entry of the new epoch into the log: who has it has nothing that
+    the others do not have."""
+    whole_group: bool = True
+    """A command is answered when every member has it."""
+
+
 class Member(Replica):
     """A server that lives by the monitor's views.  It knows none after a restart, until the monitor tells it:
     so it cannot forget an epoch that it had seen."""
 
     monitor: Monitor
     lease: float
+    safeguards: Safeguards = Safeguards()
 
     async def start(self) -> None:
         self.view = View(0, ())
@@ -116,7 +135,7 @@ class Member(Replica):
 
     def leased(self) -> bool:
         """Whether nobody can have taken our place yet."""
-        return self.now < self.leased_until
+        return self.now < self.leased_until or not self.safeguards.certain_before_read
 
     async def confirm_place(self) -> None:
         """Returns if nobody had taken our place when this was called; else, or in doubt, ``NotLeader``."""
@@ -141,7 +160,7 @@ class Member(Replica):
 
     def is_fenced(self, epoch: int) -> bool:
         """Whether a message of this epoch is to be refused."""
-        return epoch != self.view.epoch
+        return epoch != self.view.epoch and self.safeguards.fencing
 
     async def check_epoch(self, epoch: int) -> None:
         """Refuse what belongs to another view; first find out whether it is we who are late."""
