@@ -235,6 +235,18 @@ def test_writes_at_the_same_time_share_messages_and_flushes() -> None:
     assert session.perform(experiment) < 0.2
 
 
+def test_entries_that_are_too_large_for_one_message_go_in_several() -> None:
+    session = session_of()
+
+    async def experiment(x: Experimenter) -> None:
+        await x.client.put("a", 0)
+        await settle(*(x.client.put(f"key-{i}", "x" * 3_000_000) for i in range(12)))
+        await x.sleep(1.0)
+        assert [len(node.machine.data) for node in servers_of(session).values()] == [13] * 5
+
+    session.perform(experiment)
+
+
 def seconds_for_writes_far_away(window: int) -> float:
     session = session_of(network=Network(latency=Constant(0.05)), window=window, batch=10, servers=3)
 

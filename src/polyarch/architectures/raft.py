@@ -23,7 +23,7 @@ from polyarch.blocks.raft_membership import Membership
 from polyarch.blocks.raft_safeguards import Safeguards
 from polyarch.blocks.raft_server import CANDIDATE, LEADER, Follower
 from polyarch.blocks.raft_snapshots import Snapshots
-from polyarch.blocks.replicas import Command, LeaderClient, NotLeader, Result
+from polyarch.blocks.replicas import Command, LeaderClient, NotLeader, Result, until_it_answers
 from polyarch.core import (
     Architecture,
     Failure,
@@ -31,6 +31,7 @@ from polyarch.core import (
     Record,
     Refused,
     System,
+    TooLarge,
     Verdict,
     first,
     parameter,
@@ -234,7 +235,8 @@ class Raft(Snapshots, Membership):
         while follower.matched and follower.attempt == attempt and follower.next_index <= last:
             if follower.flying >= self.window:
                 return
-            at, entries = follower.next_index, self.log.part(follower.next_index, self.batch)
+            at = follower.next_index
+            entries = self.log.part(at, min(self.batch, follower.most))
             follower.flying += 1
             follower.next_index += len(entries)
             self.spawn(self.send(peer, follower, at, entries))
@@ -249,7 +251,9 @@ class Raft(Snapshots, Membership):
             reply = await self.at(peer, timeout=self.election_timeout / 2).append_entries(
                 term, self.address, at - 1, self.log.term(at - 1), entries, self.commit_index
             )
-        except Failure:
+        except Failure as failure:
+            if isinstance(failure, TooLarge):
+                follower.most = max(1, len(entries) // 2)
             if entries and attempt == follower.attempt:  # again, with the next heartbeat
                 self.try_from(follower, at)
             return
@@ -410,13 +414,7 @@ class RaftStore(Architecture):
         system.clients(LeaderClient(servers=addresses, attempt=max(0.1, 2 * self.election_timeout)))
 
     async def ready(self, x: Any) -> None:
-        answered = False
-        while not answered:  # by a leader
-            try:
-                await x.client.get("")
-                answered = True
-            except Failure:
-                await x.sleep(0.1)
+        await until_it_answers(x)
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
         addresses = (f"server-{i}" for i in range(self.servers + self.spares))

@@ -41,6 +41,8 @@ class Follower:
         waiting for answers.  If not, heartbeats look for the place up to which they are."""
         self.flying = 0
         """RPCs with entries on their way."""
+        self.most = 1 << 30
+        """Entries that fit into one message, as far as known."""
         self.attempt = 0
         """Counts the times that sending had to begin again: answers to earlier RPCs then say little."""
         self.installing = False
