@@ -24,8 +24,8 @@ from polyarch.blocks.raft_safeguards import Safeguards
 from polyarch.blocks.raft_server import CANDIDATE, LEADER, Follower
 from polyarch.blocks.raft_snapshots import Snapshots
 from polyarch.blocks.replicas import Command, LeaderClient, NotLeader, Result, until_it_answers
+from polyarch.blocks.safeguards import Guarded
 from polyarch.core import (
-    Architecture,
     Failure,
     Future,
     Record,
@@ -358,9 +358,10 @@ class Raft(Snapshots, Membership):
         )
 
 
-class RaftStore(Architecture):
+class RaftStore(Guarded):
     """A replicated log: a majority of servers agrees on every write before it is answered."""
 
+    Safeguards = Safeguards
     name = "raft"
     family = "agreement"
     source = "Ongaro and Ousterhout, In search of an understandable consensus algorithm, 2014"
@@ -395,21 +396,11 @@ class RaftStore(Architecture):
     chunk: int = parameter(1_000_000, "most bytes of a snapshot in one message", least=1, most=8_000_000)
     sessions: int = parameter(10_000, "clients whose last results are remembered", least=1)
 
-    def __init__(self, *, without: str = "", **values: Any) -> None:
-        """``without``: the name of a safeguard to leave out; for tests, and no option of the command line."""
-        super().__init__(**values)
-        self.without = without
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return {**super().values, **({"without": self.without} if self.without else {})}
-
     def build(self, system: System) -> None:
         addresses = system.addresses("server", self.servers + self.spares)
         members = addresses[: self.servers]
         shared = [n for n in self.parameters if n not in ("servers", "spares")]
-        safeguards = Safeguards(**{self.without: False} if self.without else {})
-        server = Raft(servers=members, safeguards=safeguards, **{n: getattr(self, n) for n in shared})
+        server = Raft(servers=members, safeguards=self.safeguards, **{n: getattr(self, n) for n in shared})
         system.role("server", server, count=len(addresses))
         system.clients(LeaderClient(servers=addresses, attempt=max(0.1, 2 * self.election_timeout)))
 
