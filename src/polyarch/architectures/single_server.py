@@ -8,55 +8,23 @@ there is one server.  While it is down there is no service, and what its disk lo
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 from polyarch.blocks.accounts import BankClient, BankServer, changed
+from polyarch.blocks.keyed import KeyedClient, KeyedServer
 from polyarch.blocks.once import Ticket
-from polyarch.blocks.values import Values
 from polyarch.core import Architecture, Refused, System, parameter, rpc
 from polyarch.jobs.bank import BankJob, Receipt, Statement
-from polyarch.jobs.kv import KeyValue, Kv, Value
+from polyarch.jobs.kv import Kv
 
 __all__ = ["Server", "ServerClient", "SingleServer"]
 
+T = TypeVar("T")
 
-class Server(BankServer):
-    """Values under keys, and accounts."""
 
-    async def start(self) -> None:
-        await super().start()
-        self.values = Values(self.disk)
-
-    async def durable(self) -> None:
-        """Before any answer: neither what was written nor what was read must be taken back by a crash."""
-        await self.values.durable()
-
-    # -- kv --------------------------------------------------------------------------------------------------
-
-    @rpc
-    async def get(self, key: str) -> Value:
-        value = self.values.data.get(key)
-        await self.durable()
-        return value
-
-    @rpc
-    async def put(self, ticket: Ticket, key: str, value: str | int) -> None:
-        async def execute() -> None:
-            self.values.change({key: value})
-            await self.durable()
-
-        await self.once(ticket, execute)
-
-    @rpc
-    async def compare_and_set(self, ticket: Ticket, key: str, expected: Value, value: str | int) -> bool:
-        async def execute() -> bool:
-            same = self.values.data.get(key) == expected
-            if same:
-                self.values.change({key: value})
-            await self.durable()
-            return same
-
-        return await self.once(ticket, execute)
-
-    # -- bank ------------------------------------------------------------------------------------------------
+class Server(KeyedServer, BankServer):
+    """Values under keys (``blocks/keyed.py``), and accounts."""
 
     def statement(self, account: str) -> Statement:
         told = [self.values.data.get(f"{what} of {account}", 0) for what in ("entries", "balance")]
@@ -102,32 +70,13 @@ class Server(BankServer):
         return statements
 
 
-class ServerClient(KeyValue, BankClient):
-    """Asks the server, until it answers."""
+class ServerClient(KeyedClient, BankClient):
+    """Asks the one server that there is."""
 
     bank: Server
 
-    @rpc
-    async def get(self, key: str) -> Value:
-        give_up = self.now + self.patience
-        return await self.ask(self.bank.address, Server, lambda server: server.get(key), give_up)
-
-    @rpc
-    async def put(self, key: str, value: str | int) -> None:
-        give_up = self.now + self.patience
-        await self.ask_once(
-            self.bank.address, Server, lambda server, ticket: server.put(ticket, key, value), give_up
-        )
-
-    @rpc
-    async def compare_and_set(self, key: str, expected: Value, value: str | int) -> bool:
-        give_up = self.now + self.patience
-        return await self.ask_once(
-            self.bank.address,
-            Server,
-            lambda server, ticket: server.compare_and_set(ticket, key, expected, value),
-            give_up,
-        )
+    async def at_server(self, key: str, ask: Callable[[str, float], Awaitable[T]]) -> T:
+        return await ask(self.bank.address, self.now + self.patience)
 
 
 class SingleServer(Architecture):

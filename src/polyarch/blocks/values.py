@@ -11,9 +11,10 @@ from collections.abc import Mapping
 
 from polyarch.core.disk import Disk
 
-__all__ = ["Values"]
+__all__ = ["Value", "Values"]
 
 Value = str | int | None
+"""What a name stands for; None: nothing."""
 
 
 class Values:
