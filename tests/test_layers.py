@@ -29,7 +29,9 @@ MAY_IMPORT = {
     "runtimes.sim": ["core", "runtimes.base", "runtimes.sim"],
     "runtimes.local": ["core", "runtimes.base", "runtimes.local", "components.base", "measure"],
     # L3: the one path from a question to a result
-    "experiment": ["core", "jobs", "architectures", "faults", "measure", "runtimes", "experiment", "laws"],
+    "experiment": [
+        "core", "jobs", "architectures", "checkers", "faults", "measure", "runtimes", "experiment", "laws",
+    ],
     "laws": ["core", "blocks", "jobs", "checkers", "architectures", "runtimes", "experiment"],
     # L4
     "report": ["core", "faults", "measure", "experiment", "report"],

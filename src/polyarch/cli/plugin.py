@@ -22,6 +22,7 @@ __all__ = ["polyarch_check", "pytest_addoption"]
 
 
 def pytest_addoption(parser: Any) -> None:
+    """How many schedules, and where those that fail are kept."""
     group = parser.getgroup("polyarch")
     group.addoption("--polyarch-seeds", type=int, help="schedules to try in each test, whatever it says")
     kept = "where schedules that fail are kept (%(default)s)"

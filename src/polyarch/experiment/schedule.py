@@ -374,7 +374,8 @@ def perform(
         try:
             audit = session.perform(run.experiment)
         except _EndlessError:
-            audit = run.endless()
+            audit = None
+            run.endless()
         return run.result(audit)
     finally:
         session.close()

@@ -28,11 +28,11 @@ from polyarch.runtimes.sim.nodes import (
     LinkEnv,
     PlainEnv,
     SimEnv,
-    SimProcess,
     call_function,
     expire,
     is_request,
 )
+from polyarch.runtimes.sim.process import SimProcess
 
 __all__ = ["Kernel"]
 

@@ -1,4 +1,4 @@
-"""Simulated processes and nodes, and the events that messages are.
+"""Simulated nodes, and the events that messages are.
 
 An event is a tuple ``(handler, …)`` whose tail belongs to its handler: one allocation, one entry in the
 agenda, one call.  There are three kinds of node environments, with the same meaning (a test compares
@@ -16,9 +16,8 @@ deadlines and removed when it is answered, at the price of a dict entry.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from polyarch.core.errors import (
     BadArguments,
@@ -35,75 +34,11 @@ from polyarch.core.node import Env, Node
 from polyarch.core.randomness import Random
 from polyarch.core.tasks import Suspension, Task, Timer
 from polyarch.core.wire import ANSWER, BASE, FAILURE, HEADER, MAX_FRAME, ONEWAY, REQUEST, UNSENDABLE, encode
-from polyarch.runtimes.base import EXPERIMENTER
 from polyarch.runtimes.sim.disk import SimDisk
 from polyarch.runtimes.sim.network import ns
+from polyarch.runtimes.sim.process import SimProcess
 
-if TYPE_CHECKING:
-    from polyarch.runtimes.sim.kernel import Kernel
-
-__all__ = ["DetailedEnv", "LinkEnv", "PlainEnv", "SimEnv", "SimProcess", "is_request"]
-
-
-class SimProcess:
-    """One operating-system process of the simulated system: the unit of crashing and pausing, on a host
-    of its own with ``cores``."""
-
-    __slots__ = (
-        "arrivals",
-        "backlog",
-        "beside",
-        "busy_ns",
-        "cores",
-        "cost_ns",
-        "drift",
-        "envs",
-        "kernel",
-        "link_free",
-        "name",
-        "offset",
-        "paused",
-        "region",
-        "role",
-        "up",
-        "zone",
-    )
-
-    def __init__(
-        self, kernel: Kernel, name: str, role: str, cores: int, cost_ns: int, region: int, zone: int
-    ) -> None:
-        self.kernel = kernel
-        self.name = name
-        self.role = role
-        self.region = region
-        self.zone = zone
-        self.up = False
-        self.cost_ns = cost_ns
-        """Core time that each message handled here takes (``DetailedEnv``)."""
-        self.cores = [0] * cores
-        """When each core is free, as a heap."""
-        self.busy_ns = 0
-        self.beside = name == EXPERIMENTER
-        """Beside the system: its messages are neither disturbed nor counted."""
-        self.arrivals: dict[SimProcess, int] = {}
-        """When the last message to each other process arrives: links keep their order."""
-        self.link_free = 0
-        """When the outgoing link has sent what was given to it."""
-        self.offset = 0.0
-        """Seconds that clocks here are ahead of virtual time."""
-        self.drift = 1.0
-        """Seconds that clocks here count per second of virtual time."""
-        self.paused = False
-        self.backlog: list[tuple[Any, ...]] | None = None
-        self.envs: list[SimEnv] = []
-
-    def occupy(self, duration: int) -> int:
-        """Take the core that is free first for ``duration``; the time at which it has done."""
-        cores = self.cores
-        end = max(self.kernel.now, cores[0]) + duration
-        heapq.heapreplace(cores, end)
-        self.busy_ns += duration
-        return end
+__all__ = ["DetailedEnv", "LinkEnv", "PlainEnv", "SimEnv", "is_request"]
 
 
 class SimEnv(Env):
