@@ -205,7 +205,13 @@ def routes_of(cls: type) -> dict[str, Route]:
     return cast("dict[str, Route]", cached)
 
 
-_STATUS = {"bad-arguments": 400, "unknown-method": 404, "not-found": 404, "too-large": 413, "unreachable": 503}
+_STATUS = {
+    "bad-arguments": 400,
+    "unknown-method": 404,
+    "not-found": 404,
+    "too-large": 413,
+    "unreachable": 503,
+}
 
 
 def failure_response(failure: Failure) -> Response:
