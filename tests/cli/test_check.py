@@ -110,7 +110,7 @@ def test_one_copy_that_does_not_crash_is_linearizable_however_bad_the_network(
 ) -> None:
     code, out, _ = polyarch(
         "check", EARLY, "--reads-anywhere", "false", "--random", "pause,partition,loss,delay,skew",
-        "--seeds", 60, "--folder", tmp_path, "--json", "-",
+        "--seeds", 60, "--folder", tmp_path / "failing", "--report", tmp_path / "report", "--json", "-",
     )  # fmt: skip
     assert (code, json.loads(out)["violation"]) == (0, None)
     assert list(tmp_path.iterdir()) == []

@@ -82,8 +82,8 @@ def check_(
     if not 0 <= seed < 2**62:
         raise BadUse(f"--seed takes an integer of at least 0, not {seed}")
     check_file("--json", json)
-    check_file("--folder", folder, folder=True)
-    check_file("--report", report, folder=True)
+    _check_folder("--folder", folder)
+    _check_folder("--report", report)
     made = options.make(kind, values), options.make(wanted, {**small, **job_values})
     setting = Setting(*made, duration=duration, clients=clients, rate=rate, kinds=_kinds(random))
     setting.faults = [
@@ -155,6 +155,14 @@ class _Replayed(Record):
     saved_trace_hash: str
     violations: tuple[str, ...]
     kind: str = "replay"
+
+
+def _check_folder(option: str, name: str | None) -> None:
+    """It can be written; it is made only when there is something to write."""
+    new = name is not None and not Path(name).exists()
+    check_file(option, name, folder=True)
+    if name is not None and new:
+        Path(name).rmdir()
 
 
 def _kinds(words: str) -> tuple[str, ...]:
