@@ -8,6 +8,7 @@ nothing else, goes to standard output.  ``POLYARCH_DEBUG=1`` shows where an erro
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import signal
@@ -34,7 +35,7 @@ from polyarch.experiment import catalogue
 from polyarch.experiment.compare import Pace, compare
 from polyarch.experiment.record import save
 from polyarch.experiment.run import Question, Trial, run
-from polyarch.faults.spec import BadFault
+from polyarch.faults.spec import BadFault, over
 from polyarch.report.html import write_report
 from polyarch.report.table import run_table
 from polyarch.report.verdict import sentences
@@ -145,7 +146,13 @@ def compare_(
     ] = None,
     on: options.On = None,
     seed: options.Seed = 0,
-    duration: Annotated[float, Option(help="Seconds of load for each figure of each architecture.")] = 1.8,
+    duration: Annotated[
+        float | None,
+        Option(
+            help="Seconds of load for each figure of each architecture.  [default: 1.8; and with faults each "
+            "latency round lasts a second longer than they do]"
+        ),
+    ] = None,
     rate: options.Rate = None,
     clients: Annotated[options.Clients, Option(help="Closed-loop clients that saturate it.")] = 16,
     rounds: options.Rounds = 3,
@@ -169,9 +176,12 @@ def compare_(
     wanted = catalogue.job(job)
     kinds = _kinds(wanted, architectures)
     runtime = on or wanted.runtime
-    check_load(rate, clients, duration, speedup, trace, seed, per_process)
+    seconds = steady = duration if duration is not None else 1.8
+    check_load(rate, clients, seconds, speedup, trace, seed, per_process)
     if not 1 <= rounds <= 1000:
         raise BadUse(f"--rounds takes an integer from 1 to 1000, not {rounds}")
+    if duration is None and fault:
+        steady = max(steady, rounds * (over(fault) + 1.0))
     check_file("--json", json)
     check_file("--report", str(report) if report is not None else None, folder=True)
     values, job_values = options.values_of(parameters, kinds, wanted)
@@ -182,7 +192,7 @@ def compare_(
             job=options.make(wanted, job_values),
             runtime=runtime,
             seed=seed,
-            duration=duration / rounds,
+            duration=steady / rounds,
             rate=rate,
             faults=fault,
             trace=str(trace) if trace is not None else None,
@@ -193,7 +203,8 @@ def compare_(
     ]
     for question in questions:
         check_question(question)
-    pace = Pace.of(runtime, rounds=rounds, seconds=duration, clients=clients or 1, kills=kills)
+    pace = Pace.of(runtime, rounds=rounds, seconds=seconds, clients=clients or 1, kills=kills)
+    pace = dataclasses.replace(pace, steady=steady / rounds)
     quiet = json == "-"
     with output.progress(questions, quiet=quiet):
         result = compare(questions, pace)

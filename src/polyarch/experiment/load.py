@@ -34,6 +34,8 @@ __all__ = ["Load", "LoadClient", "LoadResult"]
 
 _PATIENCE = 15.0
 """Seconds after which an operation that the client itself does not end is given up (outcome unknown)."""
+_MANY = 1_000_000
+"""Visits that one of them makes at most."""
 _INSTANT = 1e-6
 """Seconds that a closed-loop client waits after a visit that took no (virtual) time at all."""
 
@@ -96,7 +98,9 @@ class LoadClient(Node):
         self.port = made
         self.visits = made.visits(self.random.fork(f"visits {self.seed}"))
         self.history: list[Done] = []
-        self.numbers = itertools.count()
+        # Beside the clients' k-th process is the k-th of these; their operations are told apart.
+        self.number = int(self.address.rpartition("-")[2]) if "-" in self.address else 0
+        self.numbers = itertools.count(self.number * _MANY)
         self.planned: dict[str, list[tuple[float, Visit]]] = {}
 
     @rpc
@@ -118,6 +122,16 @@ class LoadClient(Node):
         loop takes in between."""
         for load in loads:
             self.planned[load.name] = list(self._arriving(load))
+
+    @rpc
+    async def hand_over(self, name: str) -> list[tuple[float, Visit]]:
+        """A load that was planned, for another one to make."""
+        return self.planned.pop(name)
+
+    @rpc
+    async def take_over(self, name: str, planned: list[tuple[float, Visit]]) -> None:
+        """A load that another one has planned."""
+        self.planned[name] = planned
 
     @rpc
     async def past(self, start: int, most: int) -> list[Done]:
@@ -217,7 +231,7 @@ class LoadClient(Node):
     def _client(self) -> Any:
         reference = self.__dict__.get("_reference")
         if reference is None:
-            reference = schema_of(self.port.port).reference(self._env, "client-0", _PATIENCE)
+            reference = schema_of(self.port.port).reference(self._env, f"client-{self.number}", _PATIENCE)
             self._reference = reference
         return reference
 

@@ -21,6 +21,7 @@ from polyarch.core.randomness import Random
 from polyarch.core.system import Architecture, System
 from polyarch.experiment.load import Load, LoadClient, LoadResult
 from polyarch.experiment.record import Cost, Latency, Operations, RunRecord, environment
+from polyarch.experiment.sides import sides_of
 from polyarch.faults.spec import Fault, doable, inject, parse
 from polyarch.measure.histogram import Histogram
 from polyarch.runtimes import open_session
@@ -86,10 +87,16 @@ class Trial:
         self.system = System(per_process=q.options.get("per_process", 1))
         q.architecture.build(self.system)
         self.faults = faults_of(q, self.system, duration)
+        self.sides = sides_of(self.faults, q.runtime)
+        """The sides of a partition, each with a client of its own."""
+        several: dict[str, Any] = {}
+        if self.sides is not None:
+            self.faults = self.sides.put_behind(self.faults)
+            several["clients"] = 1 + len(self.sides.clients)
         load = LoadClient(job=Named.of(q.job, q.job.values), seed=q.seed)
         self.phase("starting")
         self.session: Session = open_session(
-            q.runtime, q.architecture, seed=q.seed, beside_clients=[load], **q.options
+            q.runtime, q.architecture, seed=q.seed, beside_clients=[load], **several, **q.options
         )
         try:
             self.phase("preparing")
@@ -144,6 +151,8 @@ class Trial:
         async def experiment(x: Experimenter) -> LoadResult:
             begin, end = x.now, x.now + load.duration
             injected = [x.spawn(inject(x, fault, begin, end)) for fault in faults]
+            if self.sides is not None and self.sides.fault in faults:
+                injected.append(x.spawn(self.sides.watch(x, load, self.question.job)))
             result = await x.at("loadclient", LoadClient).run(load)
             for task in injected:
                 await task
@@ -179,6 +188,8 @@ class Trial:
         architecture's metrics."""
         self.phase("checking")
         q = self.question
+        if self.sides is not None:
+            history = sorted([*history, *self.sides.history], key=lambda done: done.end)
         names = [p.name for p in self.system.processes()]
 
         async def look(x: Experimenter) -> tuple[Any, dict[str, Any], list[Verdict], tuple[str, ...]]:
@@ -202,6 +213,8 @@ class Trial:
         verdicts.append(Verdict("no node raised an exception", not bugs, f"{len(bugs)} raised{raised}"))
         if deaths:
             verdicts.append(Verdict("no process ended by itself", False, deaths[0]))
+        if self.sides is not None:
+            metrics = {**metrics, **self.sides.metrics()}
         return verdicts, metrics
 
     def nodes(self) -> dict[str, int]:

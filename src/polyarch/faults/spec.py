@@ -31,7 +31,7 @@ from polyarch.core.records import Record
 from polyarch.core.system import System
 from polyarch.runtimes.base import Control
 
-__all__ = ["KINDS", "BadFault", "Fault", "doable", "inject", "parse"]
+__all__ = ["KINDS", "BadFault", "Fault", "doable", "inject", "over", "parse"]
 
 KINDS = ("crash", "pause", "partition", "loss", "delay", "duplicate", "reorder", "skew")
 CLIENT = "client"
@@ -88,6 +88,19 @@ def doable(fault: Fault, system: System, runtime: str, duration: float) -> Fault
     if reason:
         raise BadFault(f"--fault {fault.text!r}: {reason}")
     return fault
+
+
+def over(texts: Sequence[str]) -> float:
+    """Seconds after which the last of these faults is over, or has begun if it has no end.  What cannot be
+    understood is left to ``parse``."""
+    times = [word for text in texts for word in text.rpartition("@")[2].split("-")]
+    latest = 0.0
+    for word in times:
+        try:
+            latest = max(latest, _seconds(word))
+        except BadFault:
+            continue
+    return latest
 
 
 class _Words:

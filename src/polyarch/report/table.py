@@ -151,6 +151,8 @@ def _checks(run: RunRecord) -> Text:
 
 
 def _metric(value: object) -> str:
+    if isinstance(value, dict) and value:
+        return ", ".join(f"{escape(str(name))} {_metric(one)}" for name, one in value.items())
     if isinstance(value, bool) or not isinstance(value, int | float):
         return escape(str(value))
     return number(value)

@@ -6,7 +6,7 @@ first architecture of the comparison; what lies within the spread of the rounds 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from polyarch.experiment.record import BlastRadius, Comparison, RunRecord
 from polyarch.report.figures import (
@@ -35,6 +35,7 @@ def sentence(run: RunRecord, runs: Sequence[RunRecord], cards: Sequence[BlastRad
         *_wrong(run),
         *_speed(run, runs),
         *_unsuccessful(run),
+        *_partition(run),
         *_faults([card for card in cards if card.architecture == run.architecture]),
     ]
     return f"{run.architecture}: {'; '.join(parts) or 'nothing was measured'}."
@@ -111,6 +112,35 @@ def _unsuccessful(run: RunRecord) -> list[str]:
     if done.unknown:
         words.append(f"{number(done.unknown)} stayed unknown")
     return [f"of {number(done.attempted)} operations {' and '.join(words)}"] if words else []
+
+
+def _partition(run: RunRecord) -> list[str]:
+    """What each side of a partition got, what both accepted, and what it cost not to be partitioned."""
+    metrics = run.metrics
+    answered = [
+        f"clients with {metrics[side]} got answers to {_each(metrics[f'{side}_answered'], 100, ' %')}"
+        for side in ("side_1", "side_2")
+        if metrics.get(f"{side}_answered")
+    ]
+    if not answered:
+        return []
+    both = metrics.get("keys_written_on_both_sides")
+    parts = [f"during the partition {' and '.join(answered)}"]
+    if both:
+        again = metrics.get("agreed_again_after_s")
+        healed = "did not agree again" if again is None else f"agreed again {number(again)} s after it"
+        parts.append(f"{number(both)} keys were written on both sides, which {healed}")
+    elif both is not None:
+        parts.append("no key was written on both sides")
+    before = metrics.get("side_2_p50_before_ms")
+    if before:
+        parts.append(f"without a partition the median was {_each(before, 1, ' ms')}")
+    return parts
+
+
+def _each(figures: Mapping[str, float], factor: float, unit: str) -> str:
+    """``get 67 %, put 75 %``"""
+    return ", ".join(f"{kind} {number(round(value * factor, 1))}{unit}" for kind, value in figures.items())
 
 
 def _faults(cards: Sequence[BlastRadius]) -> list[str]:
