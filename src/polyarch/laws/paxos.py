@@ -83,7 +83,7 @@ class Delays(Law):
     certainty = "theory (well known), value computed here"
     note = (
         "in a simulation where each message takes one unit and disks are instant.  Not checked: 3 delays to "
-        "a remote learner (multi_paxos tells others with its next message to them, and not by one of its own); "
+        "a remote learner (multi_paxos tells others with its next message to them, not by one of its own); "
         "and Fast Paxos (2 delays to learners, quorums of ceil(3n/4)), which the catalogue does not have"
     )
     n: int = parameter(5, "servers", least=2, most=25)
