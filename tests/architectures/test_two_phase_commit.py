@@ -23,8 +23,8 @@ EVERYBODY = (
     "coordinator-0", *(f"shard-{i}" for i in range(3)), "client", *(f"client-{i}" for i in range(1, 5))
 )  # fmt: skip
 ECHOES = [
-    Fault("duplicate", EVERYBODY, EVERYBODY, False, 0.8, 0.0, 9.0, ""),
-    Fault("reorder", EVERYBODY, EVERYBODY, False, 0.6, 0.0, 9.0, ""),
+    Fault("duplicate", EVERYBODY, EVERYBODY, False, 0.8, 0.0, 4.0, ""),
+    Fault("reorder", EVERYBODY, EVERYBODY, False, 0.6, 0.0, 4.0, ""),
 ]
 """Copies of all messages, late and in any order."""
 
@@ -41,16 +41,16 @@ def explored(without: str, seeds: Sequence[int], **setting: Any) -> list[Result]
 
 
 def test_every_transfer_is_atomic_under_random_faults() -> None:
-    results = explored("", range(20))
+    results = explored("", range(15))
     assert [v for r in results for v in r.violations] == []
     assert not any(r.undecided for r in results)
     done = [d for r in results for d in r.history]
-    assert sum(d.outcome == "ok" for d in done) > 0.8 * len(done) > 5000
+    assert sum(d.outcome == "ok" for d in done) > 0.8 * len(done) > 4000
     assert any(d.outcome == "info" for d in done)
 
 
 def test_late_copies_of_messages_change_nothing() -> None:
-    results = explored("", range(6), faults=ECHOES, kinds=("crash", "delay"))
+    results = explored("", range(12), faults=ECHOES, kinds=("crash", "delay"), duration=4.0)
     assert [v for r in results for v in r.violations] == []
 
 
@@ -61,13 +61,14 @@ def test_late_copies_of_messages_change_nothing() -> None:
         ("forced_decision", ("crash",), []),
         ("locks_until_decision", (), []),
         ("wait_when_in_doubt", ("crash", "loss", "delay"), []),
-        ("remember_outcomes", ("crash", "delay"), ECHOES),
+        ("remember_outcomes", ("delay",), ECHOES),
     ],
 )
 def test_without_a_safeguard_some_seed_shows_why_it_is_there(
     without: str, kinds: tuple[str, ...], faults: list[Fault]
 ) -> None:
-    assert explored(without, range(150), kinds=kinds, faults=faults)[-1].violations
+    duration = 4.0 if faults else 10.0
+    assert explored(without, range(150), kinds=kinds, faults=faults, duration=duration)[-1].violations
 
 
 def test_every_safeguard_is_removed_by_some_test() -> None:

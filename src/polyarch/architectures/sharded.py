@@ -24,6 +24,7 @@ Between 2 and 3 nobody serves the region: its clients wait.  The source keeps a 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -86,8 +87,7 @@ class Shard(KeyedServer):
     """Keeps the keys of its regions."""
 
     by: By
-    first: tuple[Region, ...]
-    """The regions at the beginning of all time."""
+    first: tuple[Region, ...]  # the regions at the beginning of all time
     safeguards: Safeguards = Safeguards()
 
     async def start(self) -> None:
@@ -381,8 +381,8 @@ class Sharded(Guarded):
             await x.sleep(0.3)
         work = dict(zip(shards, await gather(*(x.at(shard, Shard).work_done() for shard in shards))))
         served = [work[shard].served for shard in plan.active]
-        metrics = {"regions": len(plan.map.regions), "moves": plan.moves}
-        metrics["refused"] = sum(w.refused for w in work.values())
+        refused = sum(w.refused for w in work.values())
+        metrics = {"regions": len(plan.map.regions), "moves": plan.moves, "refused": refused}
         if sum(served):
             metrics["imbalance"] = round(max(served) * len(served) / sum(served), 3)
         astray = [s for s, owner in plan.map.spans() if s.without_all(work[owner].owned)]
@@ -393,8 +393,8 @@ class Sharded(Guarded):
         return "directory-0"
 
     def invariants(self, nodes: Mapping[str, Any], seen: dict[Any, Any]) -> Iterable[str]:
-        shards = {address: node for address, node in nodes.items() if isinstance(node, Shard)}
-        for a, one in shards.items():
-            for b, other in shards.items():
-                if a < b and any(p.meets(q) for p in one.holdings.owned for q in other.holdings.owned):
-                    yield f"no key is served by two shards: {a} and {b} own the same keys"
+        shards = [(a, node) for a, node in nodes.items() if isinstance(node, Shard)]
+        owned = sorted((span.low, a, span) for a, node in shards for span in node.holdings.owned)
+        for (_, a, one), (_, b, next_) in itertools.pairwise(owned):
+            if a != b and one.meets(next_):
+                yield f"no key is served by two shards: {a} and {b} own the same keys"

@@ -245,7 +245,7 @@ def _offers(kind: type[Architecture], job: type[Job]) -> None:
         raise BadUse(f"{kind.name} does not do the job {job.name}: {reason}")
 
 
-_SIMPLEST_FIRST = ("client_server", "three_tier", "replicated", "microservices")
+_SIMPLEST_FIRST = ("single_server", "client_server", "three_tier", "replicated", "microservices")
 
 
 def _kinds(job: type[Job], names: str | None) -> list[type[Architecture]]:
