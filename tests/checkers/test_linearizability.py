@@ -62,6 +62,11 @@ def test_a_compare_and_set_that_found_another_value_is_an_answer() -> None:
     assert check([write(1, 0, 1), Call("cas", (1, 3), 2, 3, False)], REGISTER).holds is False
 
 
+def test_a_compare_and_set_that_never_returned_may_have_happened_whatever_stands_as_its_result() -> None:
+    lost = Call("cas", (0, 2), 0, math.inf, False)
+    assert check([write(0, 0, 0), lost, read(2, 1, 1)], REGISTER).holds
+
+
 def test_the_bad_key_is_named() -> None:
     calls = [Call("put", (1,), 0, 1, None, key) for key in "ab"]
     calls += [Call("get", (), 2, 3, 1, "a"), Call("get", (), 2, 3, None, "b", 7)]

@@ -53,7 +53,8 @@ class Model:
 
     def changes_nothing(self, call: Call) -> bool:
         """Whether the operation, as it ended, leaves every state as it is."""
-        return call.name in self.reads or (call.result is False and call.name in self.conditional)
+        refused = call.end != math.inf and call.result is False  # what never returned has no result
+        return call.name in self.reads or (refused and call.name in self.conditional)
 
 
 @dataclasses.dataclass(frozen=True)
