@@ -68,7 +68,7 @@ def test_while_shards_come_and_go_and_everything_fails_each_key_is_linearizable(
 def test_without_a_safeguard_some_seed_shows_why_it_is_there(
     without: str, kinds: tuple[str, ...], faults: list[Fault]
 ) -> None:
-    assert explored(restless("range", without), range(100), kinds=kinds, faults=faults)
+    assert explored(restless("range", without), range(200), kinds=kinds, faults=faults)
 
 
 def test_every_safeguard_is_removed_by_some_test() -> None:

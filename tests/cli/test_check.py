@@ -102,7 +102,7 @@ def test_a_lost_update_is_found_without_any_fault(polyarch: Any, tmp_path: Path)
     violation = json.loads(out)["violation"]
     assert code == 1
     assert violation["kind"] == "linearizable"
-    assert violation["shrunk_events"] <= 6
+    assert violation["shrunk_events"] <= 8
 
 
 def test_one_copy_that_does_not_crash_is_linearizable_however_bad_the_network(

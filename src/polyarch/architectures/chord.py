@@ -356,6 +356,13 @@ class ChordRing(Architecture):
     formation: Literal["joined", "converged"] = parameter("joined", "join one by one, or start stable")
     arrival: float = parameter(0.02, "time between two joins", least=0, unit="s")
 
+    @property
+    def not_borne(self) -> tuple[str, ...]:
+        """Peers do not agree on who is a member: who is not heard for a while is taken for dead, and another
+        one answers for its keys.  Where that splits the ring, or all successors of a peer crash at once,
+        nothing puts the parts together again (section IV-E.3 asks that no whole successor list fails)."""
+        return ("crash", "torn", "pause", "partition", "loss", "delay")
+
     def build(self, system: System) -> None:
         addresses = system.addresses("peer", self.nodes)
         ring = tuple(sorted(Peer(identifier(a, self.bits), a) for a in addresses))

@@ -423,6 +423,25 @@ class RaftStore(Guarded):
         single = len(set(terms)) == len(terms)
         return metrics, [Verdict("at most one leader in a term", single, f"leaders in the terms {terms}")]
 
+    @property
+    def not_borne(self) -> tuple[str, ...]:
+        """A lease trusts clocks, up to ``clock_drift``."""
+        return ("skew", "drift") if self.read_by == "lease" else ()
+
+    async def operate(self, x: Any, random: Any) -> None:
+        """Add or remove one server or two, at the leader with the latest term of those who answer."""
+        addresses = [f"server-{i}" for i in range(self.servers + self.spares)]
+        asked = await settle(*(x.at(a, Raft, timeout=0.02).status() for a in addresses))
+        states = [(s, a) for s, a in zip(asked, addresses, strict=True) if isinstance(s, Status)]
+        leaders = [(s.term, a, s.members) for s, a in states if s.role == LEADER]
+        if leaders:
+            _, leader, members = max(leaders)
+            at = x.at(leader, Raft, timeout=1.0)
+            some = random.sample(addresses, 1 + random.below(min(2, len(addresses))))
+            new = [at.add_server(server) for server in some if server not in members]
+            old = [at.remove_server(server) for server in some if server in members and len(members) > 2]
+            await settle(*new, *old)
+
     def leader(self, nodes: Mapping[str, Raft]) -> str | None:
         leaders = [(node.current_term, address) for address, node in nodes.items() if node.role == LEADER]
         return max(leaders)[1] if leaders else None

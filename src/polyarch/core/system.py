@@ -351,6 +351,12 @@ class Architecture(Parameterised, abc.ABC):
         failure of the run."""
         return ()
 
+    @property
+    def not_borne(self) -> tuple[str, ...]:
+        """Kinds of faults that it does not promise to bear, with these parameters (``skew``, where clocks are
+        trusted): ``polyarch check`` does not do them at random, unless they are asked for by name."""
+        return ()
+
     @abc.abstractmethod
     def build(self, system: System) -> None:
         """Declare the roles, their nodes and wires, and the clients."""
@@ -372,3 +378,7 @@ class Architecture(Parameterised, abc.ABC):
         """The address of the node that matters most now (a leader, a coordinator, who holds the token), if
         there is one: ``polyarch check`` aims at it."""
         return None
+
+    async def operate(self, x: Any, random: Any) -> None:
+        """One thing that an operator might do while it runs (add a server, remove another one), chosen by
+        ``random``; what may fail is caught here.  ``polyarch check`` does it at any time, and in bad ones."""

@@ -21,6 +21,7 @@ from polyarch.core.randomness import Random
 from polyarch.core.records import Record
 from polyarch.core.system import Architecture, System
 from polyarch.core.tasks import settle
+from polyarch.experiment.mischief import LEADER, ONCE_ANOTHER_LEADS, ONCE_LED, OTHERS, RANDOM_FAULTS, Mischief
 from polyarch.faults.spec import Fault, inject
 from polyarch.runtimes.base import EXPERIMENTER, Experimenter, Named, given
 from polyarch.runtimes.sim.network import Network
@@ -29,15 +30,14 @@ from polyarch.runtimes.sim.session import SimSession
 
 __all__ = ["RANDOM_FAULTS", "Asked", "Result", "Schedule", "Setting", "Violation", "draw", "perform"]
 
-RANDOM_FAULTS = ("crash", "torn", "pause", "partition", "loss", "delay", "duplicate", "reorder", "skew")
-"""Kinds of faults that a seed chooses from."""
-LEADER = "leader"
-"""In place of a process: the one that the architecture says leads, when the fault begins."""
 _PATIENCE = 15.0  # seconds after which an operation that the client itself does not end is given up
 _HEALING = 60.0  # seconds that a healed system has to be ready for work again
 _ENDLESS = 10_000_000  # events after which a run is given up: nodes that keep each other busy in no time
 _STEP = 0.1  # seconds between two looks at the invariants
+_GLANCE = 0.001  # seconds between two looks at who leads
+_LEADERLESS = 1.0  # seconds that a fault waits for somebody to lead
 _LINKS = ("1ms", "0.5ms-2ms", "exp:3ms")
+_DISKS = (0.0002, 0.0005, 0.002, 0.01)
 
 
 class Asked(Record, array_like=True):
@@ -90,6 +90,9 @@ class Result:
     undecided: list[str]
     """What a checker could not decide within its budget."""
     audit: Any
+    given: Schedule
+    """With the faults as they were given.  If one of them waited for its moment, only this is the same run
+    event for event."""
     begin: float
     """Virtual seconds at which the load began."""
     events: int
@@ -119,6 +122,11 @@ class Setting:
         self.architecture.build(self.system)
         self.roles = {role.name: role.process_names() for role in self.system.roles.values()}
         self.processes = [name for names in self.roles.values() for name in names]
+        # Who names kinds wants them, promised or not.
+        spared = set(self.architecture.not_borne if tuple(self.kinds) == RANDOM_FAULTS else ())
+        if type(self.architecture).operate is Architecture.operate:
+            spared.add("operate")
+        self.kinds = [kind for kind in self.kinds if kind not in spared]
 
 
 # -- drawing ------------------------------------------------------------------------------------------------
@@ -128,7 +136,10 @@ def draw(setting: Setting, seed: int) -> Schedule:
     """The schedule of a seed."""
     random = Random(seed).fork("schedule")
     architecture, job = setting.named
-    faults = (*setting.faults, *_Wrecker(setting, random.fork("faults")).faults())
+    mischief = Mischief(
+        random.fork("faults"), setting.kinds, setting.processes, setting.clients, setting.duration
+    )
+    faults = (*setting.faults, *mischief.faults())
     return Schedule(
         architecture,
         job,
@@ -136,7 +147,7 @@ def draw(setting: Setting, seed: int) -> Schedule:
         setting.duration,
         setting.clients,
         random.choice(_LINKS),
-        random.choice((0.0005, 0.002, 0.01)),
+        random.choice(_DISKS),
         faults,
         tuple(_visits(setting, faults, random.fork("visits"))),
     )
@@ -144,151 +155,22 @@ def draw(setting: Setting, seed: int) -> Schedule:
 
 def _visits(setting: Setting, faults: Sequence[Fault], random: Random) -> Iterator[Asked]:
     """Clients that think for a while between their visits.  Half of the visits are at any time, half come
-    soon after a fault has begun or ended: that is when something may be wrong."""
+    soon after a fault has begun or ended: that is when something may be wrong.  Or nearly all come in a crowd
+    after one of a few faults: what is wrong only for a moment is seen by many then."""
     visits, duration = setting.job.visits(random.fork("job")), setting.duration
     moments = [t for f in faults for t in (f.start, f.end) if t is not None and t < duration]
+    soon, often = random.choice((0.05, 0.2, 0.5)), 0.5
+    if random.chance(0.4):
+        moments, often = random.sample(moments, min(len(moments), 1 + random.below(4))), 0.9
     times = []
     for _ in range(max(1, round(duration * setting.rate / setting.job.mean_visit))):
         at = random.between(0.0, duration)
-        if moments and random.chance(0.5):
-            at = random.choice(moments) + random.exponential(0.5)
+        if moments and random.chance(often):
+            at = random.choice(moments) + random.exponential(soon)
         if at < duration:
             times.append(round(at, 6))
     for at in sorted(times):
         yield Asked(random.below(setting.clients), at, next(visits))
-
-
-class _Wrecker:
-    """Draws faults.  Each schedule has only some kinds of them: so they meet in more ways than if each had
-    all (Groce et al., "Swarm testing", 2012)."""
-
-    def __init__(self, setting: Setting, random: Random) -> None:
-        self.setting = setting
-        self.random = random
-        self.names = setting.processes
-        self.clients = [f"client-{i}" if i else "client" for i in range(setting.clients)]
-
-    def faults(self) -> Iterator[Fault]:
-        random, kinds = self.random, list(self.setting.kinds)
-        if not kinds or not self.names:
-            return
-        chosen = random.sample(kinds, min(len(kinds), 1 + random.below(4)))
-        # Most of what goes wrong needs one of these two.
-        chosen += [kind for kind in ("crash", "partition") if kind in kinds and random.chance(0.5)]
-        end = 0.0
-        for _ in range(random.below(12)):
-            # Most come close after another one, while the system still mends itself.
-            if end and random.chance(0.6):
-                start = end + random.exponential(0.3) - random.between(0.0, 0.1)
-            else:
-                start = random.between(0.0, self.setting.duration * 0.95)
-            start = min(max(start, 0.0), self.setting.duration * 0.95)
-            kind, length = random.random(), random.exponential(0.4)
-            if kind < 0.15:
-                length = random.between(0.001, 0.02)  # before anybody notices
-            elif kind < 0.3:
-                length += 1.5  # until all have noticed
-            end = start + max(length, 0.001)
-            yield from getattr(self, f"_{random.choice(chosen)}")(round(start, 6), round(end, 6))
-
-    def _fault(
-        self,
-        kind: str,
-        start: float,
-        end: float,
-        sources: Sequence[str],
-        targets: Sequence[str] = (),
-        both_ways: bool = False,
-        amount: float = 0.0,
-    ) -> Fault:
-        return Fault(kind, tuple(sources), tuple(targets), both_ways, amount, start, end, "")
-
-    def _victims(self) -> list[str]:
-        """Whoever leads, one of all, a minority, or everybody."""
-        random = self.random
-        shape = random.random()
-        if shape < 0.4:
-            return [LEADER]
-        if shape < 0.75:
-            return [random.choice(self.names)]
-        if shape < 0.95:
-            return random.sample(self.names, 1 + random.below(max(1, len(self.names) // 2)))
-        return list(self.names)
-
-    def _crash(self, start: float, end: float, kept: float = 0.0) -> Iterator[Fault]:
-        for name in self._victims():
-            yield self._fault("crash", start, end, [name], amount=kept)
-
-    def _torn(self, start: float, end: float) -> Iterator[Fault]:
-        return self._crash(start, end, round(self.random.between(0.01, 1.0), 3))
-
-    def _pause(self, start: float, end: float) -> Iterator[Fault]:
-        for name in self._victims():
-            yield self._fault("pause", start, end, [name])
-
-    def _skew(self, start: float, end: float) -> Iterator[Fault]:
-        amount = round(self.random.between(-0.5, 0.5) * self.random.random(), 6)
-        yield self._fault("skew", start, end, self._victims()[:1], amount=amount)
-
-    def _partition(self, start: float, end: float) -> Iterator[Fault]:
-        random, names = self.random, list(self.names)
-        random.shuffle(names)
-        n, shape = len(names), random.random()
-        if shape < 0.35 or n < 3:  # somebody, or who leads, alone with some of the clients
-            alone = LEADER if random.chance(0.5) else names[0]
-            with_it, others = self._split(self.clients)
-            rest = [name for name in self.names if name != alone]
-            yield self._cut(start, end, [alone, *with_it], [*rest, *others])
-        elif shape < 0.6:  # halves
-            size = 1 + random.below(n - 1)
-            left, right = self._split(self.clients)
-            yield self._cut(start, end, names[:size] + left, names[size:] + right)
-        elif shape < 0.75:  # a bridge: one node that both halves reach
-            size = 1 + random.below(n - 2)
-            yield self._cut(start, end, names[1 : 1 + size], names[1 + size :])
-        elif shape < 0.9:  # a ring of majorities: each sees a majority, no two the same
-            reach = n // 4 + 1 if n > 3 else 1
-            for i, name in enumerate(names):
-                far = [names[j] for j in range(i + 1, n) if min(j - i, n - j + i) > reach]
-                if far:
-                    yield self._cut(start, end, [name], far)
-        else:  # one way
-            size = 1 + random.below(n - 1)
-            yield self._cut(start, end, names[:size], names[size:], both_ways=False)
-
-    def _split(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Some to the left, some to the right; or all reach both."""
-        if self.random.chance(0.4):
-            return [], []
-        left = [name for name in names if self.random.chance(0.5)]
-        return left, [name for name in names if name not in left]
-
-    def _cut(
-        self, start: float, end: float, a: Sequence[str], b: Sequence[str], both_ways: bool = True
-    ) -> Fault:
-        return self._fault("partition", start, end, a, b, both_ways, 1.0)
-
-    def _links(self, kind: str, start: float, end: float, amount: float) -> Iterator[Fault]:
-        everybody = [*self.names, *self.clients]
-        if self.random.chance(0.5):
-            yield self._fault(kind, start, end, everybody, everybody, False, amount)
-        else:
-            size = min(len(self.names), 1 + self.random.below(3))
-            yield self._fault(
-                kind, start, end, self.random.sample(self.names, size), everybody, False, amount
-            )
-
-    def _loss(self, start: float, end: float) -> Iterator[Fault]:
-        return self._links("loss", start, end, round(self.random.between(0.01, 0.4), 3))
-
-    def _delay(self, start: float, end: float) -> Iterator[Fault]:
-        return self._links("delay", start, end, round(self.random.exponential(0.08), 4))
-
-    def _duplicate(self, start: float, end: float) -> Iterator[Fault]:
-        return self._links("duplicate", start, end, round(self.random.between(0.01, 0.4), 3))
-
-    def _reorder(self, start: float, end: float) -> Iterator[Fault]:
-        return self._links("reorder", start, end, round(self.random.between(0.05, 0.5), 3))
 
 
 # -- performing ---------------------------------------------------------------------------------------------
@@ -449,15 +331,49 @@ class _Performance:
         """One fault, at its time; the look before it sees what it may hide."""
         x = self.x
         await x.sleep(begin + fault.start - x.now)
+        if fault.text.startswith((ONCE_LED, ONCE_ANOTHER_LEADS)):
+            fault = self.faults[place] = await self._once_led(fault, begin, end)
         if x.now >= end:
             return
         self.look()
-        if LEADER in fault.sources:
+        if LEADER in fault.sources or OTHERS in fault.sources:
             fault = self.faults[place] = self._aimed(fault)
         if fault.kind == "crash" and fault.amount:
             for name in fault.sources:
                 await x.control.crash(name, kept=fault.amount)  # type: ignore[call-arg]
-        await inject(x, fault, begin, end)
+        if fault.kind == "drift":
+            await self._drift(fault, begin, end)
+        elif fault.kind == "operate":
+            await self.architecture.operate(x, Random(int(fault.amount)))
+        else:
+            await inject(x, fault, begin, end)
+
+    async def _once_led(self, fault: Fault, begin: float, end: float) -> Fault:
+        """The fault as it begins now, a little after somebody leads; not if nobody does for long."""
+        x = self.x
+        until = min(end, x.now + _LEADERLESS)
+        when, _, lag = fault.text.rpartition("+")
+        not_these: list[str | None] = [None]
+        if when.startswith(ONCE_ANOTHER_LEADS):
+            not_these.append(self.architecture.leader(self.nodes()))
+        while x.now < until and self.architecture.leader(self.nodes()) in not_these:
+            await x.sleep(_GLANCE)
+        await x.sleep(float(lag))
+        start = round(x.now - begin, 6)
+        length = None if fault.end is None else start + fault.end - fault.start
+        return msgspec.structs.replace(fault, start=start, end=length, text="")
+
+    async def _drift(self, fault: Fault, begin: float, end: float) -> None:
+        """Clocks run faster or slower for a while; they are set right when it is over, not before."""
+        x, kernel = self.x, self.session.kernel
+        for name in fault.sources:
+            clock, now = kernel.processes[name], kernel.now * 1e-9
+            offset = now * (clock.drift - fault.amount) + clock.offset
+            await x.control.skew(name, offset=offset, drift=fault.amount)
+        until = end if fault.end is None else min(end, begin + fault.end)
+        await x.sleep(max(0.0, until - x.now))
+        for name in fault.sources:
+            await x.control.skew(name)
 
     def _aimed(self, fault: Fault) -> Fault:
         """The fault with the process that leads; if none does, one that the seed chooses."""
@@ -466,7 +382,8 @@ class _Performance:
         homes = {a: p.name for p in system.processes() for a, _ in p.nodes}
         names = list(dict.fromkeys(homes.values()))
         chosen = homes.get(address or "") or names[(self.schedule.seed + len(fault.text)) % len(names)]
-        sources = tuple(dict.fromkeys(chosen if s == LEADER else s for s in fault.sources))
+        meant = {LEADER: [chosen], OTHERS: [name for name in names if name != chosen]}
+        sources = tuple(dict.fromkeys(name for s in fault.sources for name in meant.get(s, [s])))
         targets = tuple(t for t in fault.targets if t not in sources)
         return msgspec.structs.replace(fault, sources=sources, targets=targets)
 
@@ -534,8 +451,9 @@ class _Performance:
                     self.violations.append(Violation(verdict.name, verdict.detail, now))
         schedule = msgspec.structs.replace(self.schedule, faults=tuple(self.faults))
         return Result(
-            schedule, history, self.violations, undecided, audit, plan.begin, kernel.events, kernel.trace_hash
-        )
+            schedule, history, self.violations, undecided, audit, self.schedule, plan.begin, kernel.events,
+            kernel.trace_hash,
+        )  # fmt: skip
 
 
 async def _ask(x: Experimenter, address: str, number: int) -> None:

@@ -7,6 +7,7 @@ Bounded by a number of runs, not by time: the same schedule shrinks to the same 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 
 from polyarch.core.job import Job
 from polyarch.core.system import Architecture
+from polyarch.experiment.mischief import ONCE_ANOTHER_LEADS, ONCE_LED
 from polyarch.experiment.schedule import Result, Schedule, perform
 from polyarch.faults.spec import Fault
 
@@ -47,8 +49,8 @@ class _Shrinking:
         progress: Callable[[int, Schedule], None],
     ) -> None:
         self.kind = found.violations[0].kind
-        self.best = found
         self.made = made
+        self.best = self._exact(found) or dataclasses.replace(found, schedule=found.given)
         self.left = budget
         self.runs = 0
         self.progress = progress
@@ -85,10 +87,20 @@ class _Shrinking:
             result = perform(tried, made=self.made)
             failed = bool(result.violations) and result.violations[0].kind == self.kind
             self.progress(self.runs, self.best.schedule)
-            if failed:
-                self.best = result
+            exact = self._exact(result) if failed else None
+            if exact is not None:
+                self.best = exact
                 return True
         return False
+
+    def _exact(self, result: Result) -> Result | None:
+        """The result with the faults as they were done, so that it can be replayed event for event: if one
+        waited for somebody to lead, it comes at that time now, and nobody waits."""
+        if not any(fault.text.startswith((ONCE_LED, ONCE_ANOTHER_LEADS)) for fault in result.given.faults):
+            return result
+        again = perform(result.schedule, made=self.made)
+        same = again.violations and again.violations[0].kind == self.kind
+        return again if same else None
 
     def _end_early(self) -> None:
         """Nothing happens after the violation; a shorter load that shows it is found by halving."""

@@ -138,14 +138,16 @@ def _summary(example: Example, result: Result, conflict: Sequence[Done]) -> list
 
 
 def words(fault: Fault) -> str:
-    """A fault as ``--fault`` takes it."""
+    """A fault as ``--fault`` takes it, or as it would."""
     when = f"@{fault.start:g}" + ("" if fault.end is None else f"-{fault.end:g}")
     sources, targets = ",".join(fault.sources), ",".join(fault.targets)
     if fault.kind in _LINKS:
         link = f"{sources}{'|' if fault.both_ways else '>'}{targets}"
         amount = "" if fault.kind == "partition" else f"{fault.amount:g}:"
         return f"{fault.kind}:{amount}{link}{when}"
-    amount = f":{fault.amount:g}" if fault.kind == "skew" else ""
+    if fault.kind == "operate":
+        return f"operate{when}"
+    amount = f":{fault.amount:g}" if fault.kind in ("skew", "drift") else ""
     torn = (
         f" (of what was not synced {fault.amount:.0%} was written)"
         if fault.kind == "crash" and fault.amount
