@@ -26,14 +26,18 @@ HERE = Path(__file__).parent
 Experiment = Callable[[Experimenter], Coroutine[Any, Any, Any]]
 
 
-def told(architecture: Architecture, before: Experiment, story: Experiment, about: Callable[[str], bool]) -> str:
+def told(
+    architecture: Architecture, before: Experiment, story: Experiment, about: Callable[[str], bool]
+) -> str:
     """The messages of ``story``, one a line; those whose name ``about`` accepts."""
     session = SimSession(architecture, seed=1)
     session.perform(before)
     kernel = session.kernel
     begun, lines = kernel.now, []
 
-    def observe(kind: str, time: int, sender: str, target: str, method: Any, what: Any, arrivals: Any) -> None:
+    def observe(
+        kind: str, time: int, sender: str, target: str, method: Any, what: Any, arrivals: Any
+    ) -> None:
         if "experimenter" in (sender, target) or not about(method.name):
             return
         at = f"{(time - begun) * 1e-6:8.2f} ms"
@@ -43,7 +47,8 @@ def told(architecture: Architecture, before: Experiment, story: Experiment, abou
         else:
             names = (p.name for p in method.parameters)
             said = f"{method.name}({', '.join(f'{n}={shown(v)}' for n, v in zip(names, what))})"
-        lines.append(f"{at}  {sender:<14} {'-->' if kind in ('answer', 'failure') else '-> '} {target:<14} {said}{lost}")
+        arrow = "-->" if kind in ("answer", "failure") else "-> "
+        lines.append(f"{at}  {sender:<14} {arrow} {target:<14} {said}{lost}")
 
     kernel.observer = observe
     session.perform(story)
@@ -99,7 +104,9 @@ STORIES: dict[str, tuple[Architecture, Experiment, Experiment, Callable[[str], b
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_the_dialogue_is_the_one_that_was_read_and_committed(name: str, request: pytest.FixtureRequest) -> None:
+def test_the_dialogue_is_the_one_that_was_read_and_committed(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     dialogue = told(*STORIES[name])
     file = HERE / f"{name}.txt"
     if request.config.getoption("--refresh-stories"):
