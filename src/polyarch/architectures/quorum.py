@@ -217,8 +217,8 @@ class QuorumClient(KeyValue):
             self.random.shuffle(servers)
         doubt: Failure | None = None
         for attempt in range(self.attempts):
-            servers.sort(key=lambda server: self.shunned_until[server] > self.now)
-            server = servers[attempt % len(servers)]
+            # The first that is not shunned; if all are, the one that has been for the longest time.
+            server = min(servers, key=lambda server: max(self.shunned_until[server], self.now))
             try:
                 return await send(self.at(server, Server, timeout=0.7))
             except Failure as failure:

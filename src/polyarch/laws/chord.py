@@ -202,8 +202,8 @@ class PathAfterFailures(Law):
     source = TON + "table II"
     certainty = "quoted from the paper + reproduced by reference simulation"
     note = (
-        "N = 1000, r = 20.  A peer that has run into a dead one forgets it; failed hops are timeouts, and not "
-        "counted.  An independent simulation gave 3.76, 3.92, 4.09, 4.35, 4.70, 5.09"
+        "N = 1000, r = 20.  A peer that has run into a dead one forgets it; failed hops are timeouts, and "
+        "not counted.  An independent simulation gave 3.76, 3.92, 4.09, 4.35, 4.70, 5.09"
     )
     seeds = 3
     lookups: int = parameter(10_000, "for each p, on the rings of all seeds", least=1000, most=1_000_000)

@@ -31,8 +31,6 @@ from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.network import Constant, Endpoint, Network, ns
 from polyarch.runtimes.sim.session import SimSession
 
-ABSENT: dict[str, str] = {}
-
 THESIS = "Ongaro, Consensus: bridging theory and practice, 2014, "
 
 
@@ -420,7 +418,7 @@ class OneRoundTrip(Law):
             session.kernel.observer = overhear
             while sent != [False] * 2 * (self.n - 1):  # a heartbeat, and the answers: no other one for long
                 sent.clear()
-                await x.sleep(2 * longest)
+                await x.sleep(2.3 * longest)  # no whole part of the time between heartbeats
             sent.clear()
             begin = x.now
             await x.at(leader, Replica).submit(Command(client, 0, 0, "put", "key", 1))
