@@ -358,9 +358,7 @@ class ChordRing(Architecture):
 
     @property
     def not_borne(self) -> tuple[str, ...]:
-        """Peers do not agree on who is a member: who is not heard for a while is taken for dead, and another
-        one answers for its keys.  Where that splits the ring, or all successors of a peer crash at once,
-        nothing puts the parts together again (section IV-E.3 asks that no whole successor list fails)."""
+        """Who is not heard is taken for dead, and a ring that is split stays split (section IV-E.3)."""
         return ("crash", "torn", "pause", "partition", "loss", "delay")
 
     def build(self, system: System) -> None:
