@@ -216,9 +216,11 @@ class QuorumClient(KeyValue):
         if self.routing == "server":
             self.random.shuffle(servers)
         doubt: Failure | None = None
+        left: list[str] = []
         for attempt in range(self.attempts):
-            # The first that is not shunned; if all are, the one that has been for the longest time.
-            server = min(servers, key=lambda server: max(self.shunned_until[server], self.now))
+            left = left or list(servers)  # nobody twice before everybody once
+            left.sort(key=lambda server: self.shunned_until[server] > self.now)
+            server = left.pop(0)
             try:
                 return await send(self.at(server, Server, timeout=0.7))
             except Failure as failure:
