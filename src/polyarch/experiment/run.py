@@ -254,9 +254,8 @@ class Trial:
 
 def promised_by(architecture: Architecture, verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The verdicts, those that the architecture disclaims marked as not promised."""
-    return [
-        msgspec.structs.replace(v, promised=False) if v.name in architecture.disclaims else v for v in verdicts
-    ]
+    disclaimed = architecture.disclaims
+    return [msgspec.structs.replace(v, promised=False) if v.name in disclaimed else v for v in verdicts]
 
 
 async def _patiently(x: Experimenter, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
