@@ -15,7 +15,7 @@ from polyarch.core.system import Architecture, System
 from polyarch.experiment import catalogue
 from polyarch.experiment.run import Question, faults_of, load_of, wrong_combination
 from polyarch.runtimes.sim.network import Network
-from polyarch.runtimes.sim.options import parse_latency, parse_seconds
+from polyarch.runtimes.sim.options import HANDLER_COST, parse_latency, parse_seconds
 
 __all__ = ["BadUse", "check_file", "check_load", "check_question", "make", "runtime_options", "values_of"]
 
@@ -73,7 +73,9 @@ Latency = Annotated[
     Option(help="sim: one-way latency: 1ms, 1ms-5ms, exp:2ms, lognormal:1ms:0.5, regions.  [default: 0.5ms]"),
 ]
 Bandwidth = Annotated[float | None, Option(help="sim: megabytes per second of each process's link.")]
-HandlerCost = Annotated[str | None, Option(help="sim: core time of each message where it is handled: 50us.")]
+HandlerCost = Annotated[
+    str | None, Option(help="sim: core time of each message where it is handled.  [default: 2us]")
+]
 DiskSync = Annotated[str | None, Option(help="sim: time that a flush takes.  [default: 1ms]")]
 PerProcess = Annotated[int, _Int, Option(help="Nodes of a role that share a process, and its crashes.")]
 Port = Annotated[int, _Int, Option(help="With --serve: the port of its front; 0: any.")]
@@ -252,6 +254,7 @@ def runtime_options(
         if not 0 < bandwidth < 1e9:
             raise BadUse(f"--bandwidth takes megabytes per second above 0, not {bandwidth:g}")
         network.bandwidth = bandwidth * 1e6
+    options["handler_cost"] = HANDLER_COST
     if handler_cost is not None:
         options["handler_cost"] = parse_seconds(handler_cost, "--handler-cost")
     if disk_sync is not None:
