@@ -12,7 +12,7 @@ __all__ = ["HANDLER_COST", "parse_latency", "parse_seconds"]
 HANDLER_COST = 2e-6
 """Core seconds of a message where it is handled, unless the user says otherwise.  Measured: the processor
 time of a server process for each call on the local runtime, 32 and 256 in flight, is 1.7 to 2.1 us (the
-system of benchmarks/rpc.py, 2026-11-20); an author's own work in a handler is on top of it (``self.work``)."""
+system of benchmarks/rpc.py, 2026-11-20).  An author's own work in a handler is on top: ``self.work``."""
 
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
