@@ -17,7 +17,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from polyarch.blocks.overlay import TALLY, NotAMember, OverlayClient, Participant
+from polyarch.blocks.overlay import TALLY, NotAMember, OverlayClient, Participant, figures
 from polyarch.blocks.ring import between, identifier, within
 from polyarch.core import (
     Architecture,
@@ -84,6 +84,7 @@ class Chord(Participant):
     timeout = 1.0
 
     async def start(self) -> None:
+        await super().start()
         # The state: section IV-C, table I.
         self.me = Peer(identifier(self.address, self.bits), self.address)
         self.predecessor: Peer | None = None
@@ -106,6 +107,7 @@ class Chord(Participant):
     @rpc
     async def find_successor(self, key: int, hops: int = 0, timeouts: int = 0) -> Found:
         """Ask this node to find the successor of an identifier."""
+        self.handled += 1
         if key >> self.bits:
             raise BadArguments(f"the key {key} is not of {self.bits} bits")
         while self.successors:
@@ -329,6 +331,9 @@ class Chord(Participant):
             raise NotAMember(self.address)
         return self.me.id
 
+    def links(self) -> int:
+        return len({*self.successors, *self.fingers, self.predecessor} - {self.me, None})
+
 
 class ChordClient(OverlayClient):
     """Looks keys up through any peer."""
@@ -384,7 +389,7 @@ class ChordRing(Architecture):
             await x.sleep(0.5)
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
-        return await x.client.tally(), [await self.is_ring(x)]
+        return await figures(x, self.nodes), [await self.is_ring(x)]
 
     async def is_ring(self, x: Any) -> Verdict:
         """Whether every member's successor is the next member."""
