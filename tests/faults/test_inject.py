@@ -24,6 +24,11 @@ class Peer(Node):
         self.heard = 0
 
     @rpc
+    async def links(self) -> int:
+        """The second one is the best connected."""
+        return int(self.address[-1])
+
+    @rpc
     async def clock(self) -> float:
         return self.now
 
@@ -90,7 +95,7 @@ def during(runtime: str, text: str, look: Any) -> tuple[Any, Any]:
     with open_session(runtime, Pair()) as session:
 
         async def experiment(x: Experimenter) -> tuple[Any, Any]:
-            task = x.spawn(inject(x, fault, x.now, x.now + 9.0))
+            task = x.spawn(inject(x, fault, x.now, x.now + 9.0, system))
             await x.sleep(0.15)
             inside = await look(x)
             await task
@@ -100,8 +105,16 @@ def during(runtime: str, text: str, look: Any) -> tuple[Any, Any]:
 
 
 async def alive(x: Experimenter) -> bool:
+    return await answers(x, "peer-0")
+
+
+async def who_lives(x: Experimenter) -> tuple[bool, bool]:
+    return await answers(x, "peer-0"), await answers(x, "peer-1")
+
+
+async def answers(x: Experimenter, address: str) -> bool:
     try:
-        await x.at("peer-0", Peer, timeout=0.1).count()
+        await x.at(address, Peer, timeout=0.1).count()
     except Exception:
         return False
     return True
@@ -131,6 +144,17 @@ async def heard(x: Experimenter) -> int:
 @pytest.mark.parametrize("kind", ["crash", "pause"])
 def test_what_is_crashed_or_paused_does_not_answer_until_it_is_back(runtime, kind):
     assert during(runtime, f"{kind}:peer-0", alive) == (False, True)
+
+
+@runtimes
+def test_an_attack_hits_those_who_know_the_most_others_when_it_begins(runtime):
+    inside, after = during(runtime, "crash:best:50%:peer", who_lives)
+    assert (inside, after) == ((True, False), (True, True))
+
+
+def test_a_share_of_a_role_crashes_at_once():
+    inside, after = during("sim", "crash:100%:peer", who_lives)
+    assert (inside, after) == ((False, False), (True, True))
 
 
 @runtimes

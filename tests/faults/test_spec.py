@@ -22,7 +22,7 @@ def read(text: str) -> Fault:
 names = st.lists(st.sampled_from(EVERYTHING), min_size=1, unique=True).map(tuple)
 milliseconds = st.integers(0, 10_000)
 word = st.one_of(
-    st.sampled_from([*KINDS, *"@:|>-,*%", "any:", "logic", "web-0", "client", "ms"]),
+    st.sampled_from([*KINDS, *"@:|>-,*%", "any:", "best:", "20%:", "3:", "logic", "web-0", "client", "ms"]),
     st.text(max_size=5),
     st.floats().map(str),
 )
@@ -76,9 +76,37 @@ def test_any_of_a_role_is_chosen_by_the_seed():
     assert read("crash:any:logic@1") == read("crash:any:logic@1")
 
 
+def test_a_share_of_a_role_is_so_many_different_ones_chosen_by_the_seed():
+    peers = {"peer": [f"peer-{i}" for i in range(64)]}
+    chosen = [parse("crash:20%:peer@1", peers, Random(seed)).sources for seed in range(200)]
+    assert {len(set(names)) for names in chosen} == {13}  # 12.8
+    assert len(set(chosen)) == 200
+    often = {name: sum(name in names for names in chosen) for name in peers["peer"]}
+    assert 15 <= min(often.values()) <= max(often.values()) <= 66  # 200 draws, 40.6 each on average
+    assert len(parse("pause:5:peer@1-2", peers, Random(1)).sources) == 5
+    assert len(parse("crash:100%:peer@1", peers, Random(1)).sources) == 64
+    assert len(parse("loss:0.5:25%:peer>peer@1-2", peers, Random(1)).sources) == 16
+
+
+def test_of_an_attack_the_whole_role_is_a_candidate_and_how_many_is_known():
+    for text, best in ("best:34%:logic", 1), ("best:2:logic", 2), ("best:logic", 1):
+        fault = read(f"crash:{text}@1")
+        assert (fault.sources, fault.best) == (("logic-0", "logic-1", "logic-2"), best)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("crash:120%:logic@1", "120% of 3 logic: there are not so many"),
+        ("crash:4:logic@1", "4 of 3 logic: there are not so many"),
+        ("crash:best:4:logic@1", "4 of 3 logic: there are not so many"),
+        ("crash:0%:logic@1", "0% of 3 logic: that is no process"),
+        ("crash:1%:logic@1", "that is no process"),
+        ("crash:1.5:logic@1", "that is no process"),
+        ("crash:20%:logi@1", "nothing is called 'logi'; did you mean 'logic'"),
+        ("crash:best:20%:web-0@1", "nothing is called 'web-0'"),
+        ("loss:0.1:best:1:logic>web@1-2", "nothing is called"),
+        ("skew:best:20%:logic:1@1-2", "only crash and pause"),
         ("crsh:web@1", "did you mean 'crash'"),
         ("crash:wbe@1", "did you mean 'web'"),
         ("crash:web", "when?"),
@@ -118,6 +146,11 @@ def test_a_live_component_can_be_killed_and_a_fault_of_all_links_spares_its_own(
     assert on_three_tiers("crash:data@0-1", "local").sources == ("data-0",)
     assert on_three_tiers("loss:0.1@0-1", "local").sources == ("logic-0", "front-0", "client")
     assert "data-0" in on_three_tiers("loss:0.1@0-1", "sim").sources
+
+
+def test_an_attack_on_those_who_do_not_tell_their_links_is_refused():
+    with pytest.raises(BadFault, match="none is best connected: they do not tell"):
+        on_three_tiers("crash:best:logic@1", "sim")
 
 
 def test_a_fault_of_a_load_that_is_over_is_refused():

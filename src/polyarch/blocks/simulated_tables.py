@@ -125,8 +125,8 @@ class Database(Node):
 
     async def start(self) -> None:
         self.open()
-        if hasattr(self._env, "watching"):  # connections of a client that died are reset
-            self._env.watching = self._client_died
+        if hasattr(self._env, "kernel"):  # connections of a client that died are reset
+            self._env.kernel.watching[self.address] = self._client_died
 
     def open(self) -> None:
         """Replay the log."""

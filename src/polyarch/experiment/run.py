@@ -22,7 +22,7 @@ from polyarch.core.system import Architecture, System
 from polyarch.experiment.load import Load, LoadClient, LoadResult
 from polyarch.experiment.record import Cost, Latency, Operations, RunRecord, environment
 from polyarch.experiment.sides import sides_of
-from polyarch.faults.spec import Fault, doable, inject, parse
+from polyarch.faults.spec import Fault, doable, inject, parse, together
 from polyarch.measure.histogram import Histogram
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter, Named, Session, SessionError
@@ -150,7 +150,7 @@ class Trial:
 
         async def experiment(x: Experimenter) -> LoadResult:
             begin, end = x.now, x.now + load.duration
-            injected = [x.spawn(inject(x, fault, begin, end)) for fault in faults]
+            injected = [x.spawn(inject(x, fault, begin, end, self.system)) for fault in faults]
             if self.sides is not None and self.sides.fault in faults:
                 injected.append(x.spawn(self.sides.watch(x, load, self.question.job)))
             result = await x.at("loadclient", LoadClient).run(load)
@@ -195,9 +195,8 @@ class Trial:
         async def look(x: Experimenter) -> tuple[Any, dict[str, Any], list[Verdict], tuple[str, ...]]:
             await x.control.heal()
             if self.faults:
-                for name in names:
-                    await x.control.resume(name)
-                    await x.control.restart(name)
+                await together(x.control.resume, names, len(names))
+                await together(x.control.restart, names)
             await q.architecture.ready(x)
             audit = await _patiently(x, lambda: q.job.audit(x.client))
             metrics, own = await q.architecture.observe(x)

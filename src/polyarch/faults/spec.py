@@ -5,6 +5,8 @@
     crash:data@2-4                   kill the processes of the role data at 2 s, restart them at 4 s
     crash:logic-1@2                  kill one process; it is restarted when the load is over
     crash:any:logic@2-3              kill one of the role, chosen by the seed
+    crash:20%:peer@5                 kill a fifth of the role at once, chosen by the seed; 3:peer three of it
+    crash:best:20%:peer@5            an attack: those that are best connected when it begins
     pause:server-0@1-2               SIGSTOP, SIGCONT
     partition:server-0,server-1|server-2@1-3      cut both ways
     partition:server-0>server-2@1-3               cut one way
@@ -13,7 +15,9 @@
     skew:server-1:0.5@1-3            set a clock half a second ahead
 
 WHAT names a process or a role: a role means all its processes, ``*`` everything, and ``client`` (of a link)
-the process of the clients.  No fault outlasts the load: what is still broken then is repaired.
+the process of the clients.  How well connected a process is, its nodes tell: by a message ``standing()``,
+whose answer has ``links``, the number of others that they know, or by ``links() -> int``.  No fault outlasts
+the load: what is still broken then is repaired.
 """
 
 from __future__ import annotations
@@ -21,22 +25,29 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from polyarch.core.errors import Failure
+from polyarch.core.messages import schema_of
+from polyarch.core.node import Node
 from polyarch.core.randomness import Random
 from polyarch.core.records import Record
-from polyarch.core.system import System
+from polyarch.core.system import Process, System
+from polyarch.core.tasks import gather, settle
 from polyarch.runtimes.base import Control
 
-__all__ = ["KINDS", "BadFault", "Fault", "doable", "inject", "over", "parse"]
+__all__ = ["KINDS", "BadFault", "Fault", "doable", "inject", "over", "parse", "together"]
 
 KINDS = ("crash", "pause", "partition", "loss", "delay", "duplicate", "reorder", "skew")
 CLIENT = "client"
 _OF_PROCESSES = ("crash", "pause", "skew")
 _EXAMPLE = "such as crash:server-0@2-4, partition:a-0|a-1@1-3 or loss:0.1@0-5"
+_BEST = "best:"
+_AT_ONCE = 8
+"""Processes that are started at the same time."""
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "": 1.0}
 
 
@@ -58,6 +69,8 @@ class Fault(Record):
     start: float
     end: float | None
     text: str
+    best: int = 0
+    """Not 0: only so many of the sources are meant, those that are best connected when it begins."""
 
 
 def parse(text: str, roles: Mapping[str, Sequence[str]], random: Random) -> Fault:
@@ -74,6 +87,8 @@ def doable(fault: Fault, system: System, runtime: str, duration: float) -> Fault
     reason = ""
     if fault.start >= duration:
         reason = f"it starts at {fault.start:g} s, when the load of {duration:g} s is over"
+    elif fault.best and not all(_telling(p.nodes) for p in _sources(fault, system)):
+        reason = "none is best connected: they do not tell how many others they know (standing, links)"
     elif runtime != "sim" and fault.kind not in ("crash", "pause"):
         real = {f"{r.name}-0": type(r.component).__name__ for r in system.roles.values() if r.component}
         everything = {p.name for p in system.processes()} | {CLIENT}
@@ -126,8 +141,13 @@ class _Words:
             raise BadFault(f"it ends ({end:g} s) before it has begun ({start:g} s)")
         if end is None and kind != "crash":
             raise BadFault(f"{kind} needs an end: {head}@{begin}-END")
+        best = 0
+        if what.startswith(_BEST):
+            if kind not in ("crash", "pause"):
+                raise BadFault("only crash and pause choose the best connected")
+            what, best = self._best(what.removeprefix(_BEST))
         sources, targets, both_ways, amount = self._meaning(kind, what)
-        return Fault(kind, sources, targets, both_ways, amount, start, end, text)
+        return Fault(kind, sources, targets, both_ways, amount, start, end, text, best)
 
     def _meaning(self, kind: str, what: str) -> tuple[tuple[str, ...], tuple[str, ...], bool, float]:
         if kind == "skew":
@@ -162,6 +182,10 @@ class _Words:
                 chosen += [*self.processes, CLIENT] if link else self.processes
             elif part.startswith("any:") and self.roles.get(part[4:]):
                 chosen.append(self.random.choice(self.roles[part[4:]]))
+            elif share := _SHARE.fullmatch(part):
+                names = self._of(share[3])
+                places = self.random.sample(range(len(names)), _count(share, len(names)))
+                chosen += [names[i] for i in sorted(places)]
             elif part in self.roles:
                 chosen += self.roles[part]
             elif part in self.processes or (part == CLIENT and link):
@@ -169,6 +193,18 @@ class _Words:
             else:
                 raise BadFault(self._unknown(part))
         return tuple(dict.fromkeys(chosen))
+
+    def _best(self, what: str) -> tuple[str, int]:
+        """Of ``20%:peer``, ``3:peer`` or ``peer``: the role, and how many of it."""
+        share = _SHARE.fullmatch(what)
+        role = share[3] if share else what
+        return role, _count(share, len(self._of(role))) if share else 1
+
+    def _of(self, role: str) -> Sequence[str]:
+        """The processes of a role."""
+        if role not in self.roles:
+            raise BadFault(self._unknown(role))
+        return self.roles[role]
 
     def _unknown(self, name: str) -> str:
         if name == CLIENT:
@@ -179,6 +215,22 @@ class _Words:
             return f"it does not say what it happens to; {known}"
         near = difflib.get_close_matches(name, [*self.processes[:10_000], *self.roles], 1)
         return f"nothing is called {name!r}; " + (f"did you mean {near[0]!r}?" if near else known)
+
+
+_SHARE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(%?):(.+)")
+"""A part of a role: ``20%:peer`` or ``3:peer``."""
+
+
+def _count(share: re.Match[str], of: int) -> int:
+    """How many of so many are meant."""
+    number = float(share[1])
+    wanted = round(number / 100 * of) if share[2] else number
+    what = f"{share[1]}{share[2]} of {of} {share[3]}"
+    if wanted > of:
+        raise BadFault(f"{what}: there are not so many")
+    if wanted < 1 or wanted != int(wanted):
+        raise BadFault(f"{what}: that is no process; write a share such as 20%, or a count of at least 1")
+    return int(wanted)
 
 
 def _seconds(word: str, *, signed: bool = False) -> float:
@@ -198,37 +250,78 @@ def _probability(word: str) -> float:
     return value
 
 
-async def inject(x: Any, fault: Fault, begin: float, end: float) -> None:
+async def inject(x: Any, fault: Fault, begin: float, end: float, system: System | None = None) -> None:
     """Do one fault to a running system, and undo it at its time or at the end of the load.
 
-    ``x``: an ``Experimenter``; ``begin`` and ``end``: of the load, by its clock."""
+    ``x``: an ``Experimenter``; ``begin`` and ``end``: of the load, by its clock; ``system``: needed to find
+    the best connected."""
     control: Control = x.control
     await _until(x, begin + fault.start)
     if x.now >= end:
         return
+    if fault.best:
+        assert system is not None
+        fault = msgspec.structs.replace(fault, sources=await _best_connected(x, fault, system))
     rules: list[int] = []
-    for name in fault.sources if fault.kind in _OF_PROCESSES else ():
-        if fault.kind == "crash":
-            await control.crash(name)
-        elif fault.kind == "pause":
-            await control.pause(name)
-        else:
+    if fault.kind == "crash":
+        await together(control.crash, fault.sources, len(fault.sources))
+    elif fault.kind == "pause":
+        await together(control.pause, fault.sources, len(fault.sources))
+    elif fault.kind == "skew":
+        for name in fault.sources:
             await control.skew(name, offset=fault.amount)
-    if fault.kind not in _OF_PROCESSES:
+    else:
         what = {"loss" if fault.kind == "partition" else fault.kind: fault.amount}
         rules.append(await control.disturb(fault.sources, fault.targets, **what))
         if fault.both_ways:
             rules.append(await control.disturb(fault.targets, fault.sources, **what))
     await _until(x, end if fault.end is None else min(end, begin + fault.end))
-    for name in fault.sources if fault.kind in _OF_PROCESSES else ():
-        if fault.kind == "crash":
-            await control.restart(name)
-        elif fault.kind == "pause":
-            await control.resume(name)
-        else:
+    if fault.kind == "crash":
+        await together(control.restart, fault.sources)
+    elif fault.kind == "pause":
+        await together(control.resume, fault.sources)
+    elif fault.kind == "skew":
+        for name in fault.sources:
             await control.skew(name)
     for rule in rules:
         await control.heal(rule)
+
+
+async def together(
+    do: Callable[[str], Awaitable[None]], names: Sequence[str], at_once: int = _AT_ONCE
+) -> None:
+    """Do something to several processes, to so many at a time."""
+    for i in range(0, len(names), at_once):
+        await gather(*(do(name) for name in names[i : i + at_once]))
+
+
+def _sources(fault: Fault, system: System) -> list[Process]:
+    """The processes that a fault happens to."""
+    names = frozenset(fault.sources)
+    return [process for process in system.processes() if process.name in names]
+
+
+def _telling(nodes: Sequence[tuple[str, Node]]) -> list[tuple[str, type[Node], str]]:
+    """Those of a process's nodes that tell how many others they know, and by which message."""
+    return [
+        (address, type(node), message)
+        for address, node in nodes
+        for message in [m for m in ("standing", "links") if m in schema_of(type(node)).methods][:1]
+    ]
+
+
+async def _best_connected(x: Any, fault: Fault, system: System) -> tuple[str, ...]:
+    """Of the fault's sources those that know the most others now; who does not answer knows nobody."""
+    processes = _sources(fault, system)
+    telling = [(i, *told) for i, p in enumerate(processes) for told in _telling(p.nodes)]
+    links = [0] * len(processes)
+    for at in range(0, len(telling), 256):
+        page = telling[at : at + 256]
+        answers = await settle(*(getattr(x.at(address, of), message)() for _, address, of, message in page))
+        for (i, *_), answer in zip(page, answers):
+            links[i] += 0 if isinstance(answer, Failure) else getattr(answer, "links", answer)
+    best = sorted(range(len(processes)), key=lambda i: -links[i])[: fault.best]
+    return tuple(processes[i].name for i in sorted(best))
 
 
 async def _until(x: Any, time: float) -> None:

@@ -98,8 +98,12 @@ class Kernel:
         self.bytes = 0
         self.by_method: dict[str, int] = {}
         self.events = 0
+        self.lives = 0
+        """Counts the starts and ends of nodes: as long as it is the same, the same nodes run."""
         self.observer: Callable[..., None] | None = None
         """``observer(kind, time, sender, target, method, arguments, arrivals)``; not with ``PlainEnv``."""
+        self.watching: dict[str, Callable[[str], None]] = {}
+        """By its address, what a node does when the process of another has died (connections are reset)."""
         self.progress: Callable[[float], None] | None = None
         """Called now and then with the virtual time in seconds."""
         self._chance = self.random.fork("network")
@@ -147,6 +151,7 @@ class Kernel:
     def boot(self, *names: str) -> None:
         """Start processes (all, if none is named): build each node, then run every ``start``."""
         processes = [self.processes[name] for name in names or self.processes]
+        self.lives += 1
         for process in processes:
             process.up = True
             for env in process.envs:
@@ -171,6 +176,7 @@ class Kernel:
         if isinstance(task.error, Failure):
             # A node that cannot start is a bug of its own: it must retry what it needs.
             self.bugs.append((self.now * 1e-9, env.address, task.error))
+        self.lives += 1
         waiting, env.inbox, env.current = env.inbox or [], None, None
         for event in waiting:
             self.schedule(self.now, event)
@@ -372,6 +378,7 @@ class Kernel:
         if not process.up:
             return
         waiting = [*(process.backlog or ()), *(event for env in process.envs for event in env.inbox or ())]
+        self.lives += 1
         process.up = process.paused = False
         process.backlog = None
         if silent:
@@ -397,17 +404,19 @@ class Kernel:
             if is_request(event):
                 event[0](event)
         process.cores = [0] * len(process.cores)
-        if not silent:
-            for env in self.directory.values():
-                if env.watching is not None and env.up:
-                    for dead in process.envs:
-                        env.watching(dead.address)
+        for dead in process.envs:
+            self.watching.pop(dead.address, None)
+        for tell in () if silent else list(self.watching.values()):
+            for dead in process.envs:
+                tell(dead.address)
 
-    def restart(self, name: str) -> None:
-        """Boot a crashed process again, from its disks."""
+    def restart(self, name: str, *, empty: bool = False) -> None:
+        """Boot a crashed process again, from its disks, or with ``empty`` ones."""
         process = self.processes[name]
         if not process.up:
             self.silent.discard(name)
+            for env in process.envs if empty else ():
+                env._disk = None
             self.boot(name)
 
     def pause(self, name: str) -> None:

@@ -57,7 +57,6 @@ class SimEnv(Env):
         "number",
         "process",
         "up",
-        "watching",
     )
 
     def __init__(self, process: SimProcess, address: str, declared: Node, number: int) -> None:
@@ -72,8 +71,6 @@ class SimEnv(Env):
         self._disk: SimDisk | None = None
         self.inbox: list[tuple[Any, ...]] | None = None
         """Messages that came before ``start`` had returned."""
-        self.watching: Callable[[str], None] | None = None
-        """Told the address of a node whose process has died (connections to it are reset)."""
         self.methods: dict[str, Method] = schema_of(type(declared)).methods
         self.node: Any = None
 

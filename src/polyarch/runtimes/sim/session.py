@@ -38,16 +38,16 @@ class SimControl(Control):
         self._numbers = 0
 
     def _known(self, process: str) -> str:
-        known = [name for name in self.kernel.processes if name != EXPERIMENTER]
-        if process not in known:
+        if process not in self.kernel.processes or process == EXPERIMENTER:
+            known = [name for name in self.kernel.processes if name != EXPERIMENTER]
             raise LookupError(f"no process is called {process!r}; there are: {', '.join(known)}")
         return process
 
     async def crash(self, process: str, *, silent: bool = False, kept: float = 0.0) -> None:
         self.kernel.crash(self._known(process), silent=silent, kept=kept)
 
-    async def restart(self, process: str) -> None:
-        self.kernel.restart(self._known(process))
+    async def restart(self, process: str, *, empty: bool = False) -> None:
+        self.kernel.restart(self._known(process), empty=empty)
 
     async def pause(self, process: str) -> None:
         self.kernel.pause(self._known(process))
