@@ -351,6 +351,11 @@ class Architecture(Parameterised, abc.ABC):
         failure of the run."""
         return ()
 
+    def disclaims_under(self, faults: Sequence[str]) -> tuple[str, ...]:
+        """``disclaims`` of a run with these faults and this churn (as on the command line): what holds while
+        membership is stable, say, may be promised only then."""
+        return self.disclaims
+
     @property
     def not_borne(self) -> tuple[str, ...]:
         """Kinds of faults that it does not promise to bear, with these parameters (``skew``, where clocks are

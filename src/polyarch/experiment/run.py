@@ -206,7 +206,7 @@ class Trial:
             audit, metrics, own, bugs = self.perform(look)
         except Failure as failure:
             return [Verdict("the system can be looked at when all is healed", False, str(failure))], {}
-        verdicts = promised_by(q.architecture, [*q.job.check(history, audit), *own])
+        verdicts = promised_by(q, [*q.job.check(history, audit), *own])
         deaths = getattr(self.session, "deaths", [])
         raised = f"; first: {bugs[0]}" if bugs else ""
         verdicts.append(Verdict("no node raised an exception", not bugs, f"{len(bugs)} raised{raised}"))
@@ -251,9 +251,9 @@ class Trial:
         self.session.close()
 
 
-def promised_by(architecture: Architecture, verdicts: Sequence[Verdict]) -> list[Verdict]:
+def promised_by(q: Question, verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The verdicts, those that the architecture disclaims marked as not promised."""
-    disclaimed = architecture.disclaims
+    disclaimed = q.architecture.disclaims_under(q.faults)
     return [msgspec.structs.replace(v, promised=False) if v.name in disclaimed else v for v in verdicts]
 
 
