@@ -94,8 +94,8 @@ class Control(abc.ABC):
         """SIGKILL: unsynced writes are lost, connections are reset."""
 
     @abc.abstractmethod
-    async def restart(self, process: str, *, empty: bool = False) -> None:
-        """Boot a crashed process again, from its disks, or with ``empty`` ones; returns when it runs."""
+    async def restart(self, process: str) -> None:
+        """Boot a crashed process again, from its disks; returns when it runs."""
 
     @abc.abstractmethod
     async def pause(self, process: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import signal
 import sys
 import threading
@@ -230,12 +229,6 @@ class LocalSession(Session):
         answers = await gather(*(ask(x.at(f"agent-{name}", Agent)) for name in names))
         return dict(zip(names, answers))
 
-    def erase(self, process: str) -> None:
-        """Remove what the nodes of a process that does not run have on their disks."""
-        for address, place in self.process.places.items():
-            if place == process:
-                shutil.rmtree(self._janitor.folder / "nodes" / address, ignore_errors=True)
-
     def alive(self) -> list[str]:
         """The node processes that run."""
         return [name for name, process in self._children.items() if not process.exited]
@@ -302,7 +295,7 @@ class LocalControl(Control):
         self._session._expected_deaths.add(process)
         await self._signal(process, signal.SIGKILL)
 
-    async def restart(self, process: str, *, empty: bool = False) -> None:
+    async def restart(self, process: str) -> None:
         self._known(process)
         session = self._session
         component = session._components.get(process)
@@ -310,8 +303,6 @@ class LocalControl(Control):
             if not component.running:
                 await _await(component.restart())
         elif session._children[process].exited:
-            if empty:
-                session.erase(process)
             await _await(session._spawn(process))
             x = session.process.envs[EXPERIMENTER].node
             agent = x.at(f"agent-{process}", Agent)

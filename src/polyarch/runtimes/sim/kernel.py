@@ -410,13 +410,11 @@ class Kernel:
             for dead in process.envs:
                 tell(dead.address)
 
-    def restart(self, name: str, *, empty: bool = False) -> None:
-        """Boot a crashed process again, from its disks, or with ``empty`` ones."""
+    def restart(self, name: str) -> None:
+        """Boot a crashed process again, from its disks."""
         process = self.processes[name]
         if not process.up:
             self.silent.discard(name)
-            for env in process.envs if empty else ():
-                env._disk = None
             self.boot(name)
 
     def pause(self, name: str) -> None:

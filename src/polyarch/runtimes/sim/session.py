@@ -46,8 +46,8 @@ class SimControl(Control):
     async def crash(self, process: str, *, silent: bool = False, kept: float = 0.0) -> None:
         self.kernel.crash(self._known(process), silent=silent, kept=kept)
 
-    async def restart(self, process: str, *, empty: bool = False) -> None:
-        self.kernel.restart(self._known(process), empty=empty)
+    async def restart(self, process: str) -> None:
+        self.kernel.restart(self._known(process))
 
     async def pause(self, process: str) -> None:
         self.kernel.pause(self._known(process))
