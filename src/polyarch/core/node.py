@@ -67,6 +67,9 @@ class Env(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def restarted(self) -> bool: ...
+    @property
+    @abc.abstractmethod
     def random(self) -> Random: ...
     @property
     @abc.abstractmethod
@@ -185,6 +188,11 @@ class Node:
     def address(self) -> str:
         """This node's own address, such as ``server-3``."""
         return self._env.address
+
+    @property
+    def restarted(self) -> bool:
+        """Whether this node has run before: it comes back after a crash, or after it had left."""
+        return self._env.restarted
 
     @property
     def now(self) -> float:

@@ -71,6 +71,10 @@ class LocalEnv(Env):
             self._disk = LocalDisk(self, self.folder / "disk.journal")
         return self._disk
 
+    @property
+    def restarted(self) -> bool:
+        return self.process.incarnation > 0
+
     def now(self) -> float:
         return self.process.now()
 

@@ -52,6 +52,7 @@ class LocalProcess:
         processes share.  ``incarnation``: how often it was restarted."""
         self.name = name
         self.loop = asyncio.get_running_loop()
+        self.incarnation = incarnation
         whole = Random(seed).fork(f"incarnation {incarnation}") if incarnation else Random(seed)
         self.nodes_random = whole
         """Every node's stream is a fork of it, as in a simulation; a restarted node draws anew."""

@@ -415,6 +415,7 @@ class Kernel:
         process = self.processes[name]
         if not process.up:
             self.silent.discard(name)
+            process.restarted = True
             self.boot(name)
 
     def pause(self, name: str) -> None:

@@ -88,6 +88,10 @@ class SimEnv(Env):
             self._disk = SimDisk(self, self.kernel.disk_sync_ns)
         return self._disk
 
+    @property
+    def restarted(self) -> bool:
+        return self.process.restarted
+
     def now(self) -> float:
         return self.kernel.now * 1e-9 * self.process.drift + self.process.offset
 

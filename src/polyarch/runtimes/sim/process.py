@@ -32,6 +32,7 @@ class SimProcess:
         "name",
         "offset",
         "paused",
+        "restarted",
         "region",
         "role",
         "up",
@@ -62,7 +63,7 @@ class SimProcess:
         """Seconds that clocks here are ahead of virtual time."""
         self.drift = 1.0
         """Seconds that clocks here count per second of virtual time."""
-        self.paused = False
+        self.paused = self.restarted = False
         self.backlog: list[tuple[Any, ...]] | None = None
         self.envs: list[SimEnv] = []
 
