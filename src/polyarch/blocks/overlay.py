@@ -7,6 +7,7 @@ import abc
 from collections.abc import Sequence
 from typing import Any
 
+from polyarch.blocks.ring import identifier
 from polyarch.core.errors import BadArguments, Failure, Refused, Unreachable
 from polyarch.core.messages import rpc
 from polyarch.core.node import Node
@@ -14,7 +15,7 @@ from polyarch.core.records import Record
 from polyarch.core.tasks import settle
 from polyarch.jobs.lookup import Census, Directory, Holder, Member, NotFound, Rule, place_of
 
-__all__ = ["TALLY", "NotAMember", "OverlayClient", "Participant", "Standing", "figures"]
+__all__ = ["TALLY", "NotAMember", "OverlayClient", "Participant", "Peer", "Standing", "figures", "ring_of"]
 
 TALLY = {
     "success": "share of the lookups that were answered",
@@ -32,6 +33,21 @@ _AT_ONCE = 256  # peers asked at the same time when all are asked
 
 class NotAMember(Refused, code="not-a-member"):
     """The node that was asked has not joined the overlay, or has left it."""
+
+
+class Peer(Record, array_like=True, order=True):
+    """A node on a ring of identifiers, as others know it."""
+
+    id: int
+    address: str
+
+
+def ring_of(addresses: Sequence[str], bits: int) -> tuple[Peer, ...]:
+    """These nodes in the order of their identifiers; ``ValueError`` if two have the same."""
+    ring = tuple(sorted(Peer(identifier(a, bits), a) for a in addresses))
+    if len({p.id for p in ring}) < len(ring):
+        raise ValueError(f"--bits {bits}: two of {len(ring)} nodes have the same identifier")
+    return ring
 
 
 class Standing(Record):
