@@ -84,6 +84,7 @@ def run_(
     rate: options.Rate = None,
     clients: options.Clients = None,
     fault: options.Faults = (),
+    churn: options.ChurnWords = (),
     trace: options.Trace = None,
     speedup: options.Speedup = None,
     serve: Annotated[bool, Option(help="Keep it up, and print its address.", negative=())] = False,
@@ -117,6 +118,7 @@ def run_(
         rate=rate,
         clients=clients,
         faults=fault,
+        churn=churn,
         trace=str(trace) if trace is not None else None,
         speedup=speedup,
         options=options.runtime_options(runtime, latency, bandwidth, handler_cost, disk_sync, per_process),
@@ -157,6 +159,7 @@ def compare_(
     clients: Annotated[options.Clients, Option(help="Closed-loop clients that saturate it.")] = 16,
     rounds: options.Rounds = 3,
     fault: options.Faults = (),
+    churn: options.ChurnWords = (),
     trace: options.Trace = None,
     speedup: options.Speedup = None,
     latency: options.Latency = None,
@@ -195,6 +198,7 @@ def compare_(
             duration=steady / rounds,
             rate=rate,
             faults=fault,
+            churn=churn,
             trace=str(trace) if trace is not None else None,
             speedup=speedup,
             options=dict(session),
@@ -275,7 +279,7 @@ def _serve(question: Question, port: int, duration: float | None, json: str | No
         raise BadUse("--serve needs real sockets: use --on local")
     for name, given in (
         ("rate", question.rate), ("clients", question.clients), ("trace", question.trace),
-        ("fault", question.faults or None), ("json", json),
+        ("fault", question.faults or None), ("churn", question.churn or None), ("json", json),
     ):  # fmt: skip
         if given is not None:
             raise BadUse(f"--serve brings no load and records nothing: give no --{name} with it")

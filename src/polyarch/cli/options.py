@@ -13,7 +13,7 @@ from cyclopts import Parameter as Option
 from polyarch.core.job import Job
 from polyarch.core.system import Architecture, System
 from polyarch.experiment import catalogue
-from polyarch.experiment.run import Question, faults_of, load_of, wrong_combination
+from polyarch.experiment.run import Question, churn_of, faults_of, load_of, wrong_combination
 from polyarch.runtimes.sim.network import Network
 from polyarch.runtimes.sim.options import HANDLER_COST, parse_latency, parse_seconds
 
@@ -64,6 +64,17 @@ Faults = Annotated[
         show_default=False,
     ),
 ]
+ChurnWords = Annotated[
+    tuple[str, ...],
+    Option(
+        name="--churn",
+        help="Peers come and go: poisson:RATE, or sessions:exponential:THERE:AWAY (also weibull:SHAPE, "
+        "pareto:EXPONENT, lognormal:SIGMA), mean seconds; then :ROLE, and :crash to stop without a word.  "
+        "Repeatable.",
+        negative=(),
+        show_default=False,
+    ),
+]
 Trace = Annotated[Path | None, Option(help="Replay recorded visits from a file of the job's format.")]
 Speedup = Annotated[
     float | None, Option(help="With --trace: how many times faster.  [default: it fits into the duration]")
@@ -88,9 +99,9 @@ AsJson = Annotated[bool, Option(help="As JSON.", negative=())]
 Parameters = Annotated[str, Option(show=False)]
 
 COMMON = (
-    "on", "seed", "duration", "rate", "clients", "fault", "trace", "speedup", "serve", "port", "json",
-    "report", "latency", "bandwidth", "handler-cost", "disk-sync", "per-process", "architectures", "rounds",
-    "kills", "seeds", "random", "folder", "workers", "help",
+    "on", "seed", "duration", "rate", "clients", "fault", "churn", "trace", "speedup", "serve", "port",
+    "json", "report", "latency", "bandwidth", "handler-cost", "disk-sync", "per-process", "architectures",
+    "rounds", "kills", "seeds", "random", "folder", "workers", "help",
 )  # fmt: skip
 """Names that no parameter of an architecture or a job may have."""
 
@@ -222,6 +233,7 @@ def check_question(question: Question) -> None:
             "let nodes share them with --per-process N, or use --on sim"
         )
     faults_of(question, system)
+    churn_of(question, system)
 
 
 def _reason(error: Exception) -> str:

@@ -90,8 +90,11 @@ def compare(questions: Sequence[Question], pace: Pace) -> Comparison:
                 saturation[i].append(trials[i].load(load, phase=f"saturation, round {round_ + 1}"))
             for i in order if round_ < len(rounds) else ():
                 faults = trials[i].faults if round_ == 0 else ()
-                result = trials[i].load(rounds[round_], phase=f"latency, round {round_ + 1}", faults=faults)
+                phase = f"latency, round {round_ + 1}"
+                result = trials[i].load(rounds[round_], phase=phase, faults=faults, churn=True)
                 steady[i].append(result)
+        for trial in trials:
+            trial.end_churn()
         footprints = [trial.footprint() for trial in trials]
         known = [trial.bytes_are_known() for trial in trials]
         cards: list[BlastRadius] = []
@@ -160,6 +163,7 @@ def _record(
         processes=processes,
         memory_mb=memory,
         faults=tuple(q.faults),
+        churn=tuple(churning.done() for churning in trial.churn),
         verdicts=tuple(verdicts),
         metrics=metrics,
         trace_hash=trial.trace_hash,

@@ -28,6 +28,7 @@ from polyarch.core.records import Record
 __all__ = [
     "BadRecord",
     "BlastRadius",
+    "Churned",
     "Comparison",
     "Cost",
     "Environment",
@@ -135,6 +136,29 @@ class Environment(Record, frozen=True, kw_only=True, omit_defaults=True):
     """The processor's name, where the system tells."""
 
 
+class Churned(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """How peers came and went while a run was loaded."""
+
+    churn: str
+    """In the words of ``--churn``."""
+    role: str
+    away_before: int
+    """How many left before the load began, so that somebody could come."""
+    joined: int
+    """How often somebody came back under load."""
+    left: int
+    """How often somebody left in good order."""
+    crashed: int
+    """How often somebody stopped without a word: because that was wanted, or because its protocol has no
+    way to leave, or because leaving failed."""
+    void: int
+    """How often nobody was away to come back, or only one was left to leave: nothing was done."""
+    present_mean: float | None = None
+    """How many were there, averaged over the time of the load."""
+    present_least: int
+    present_most: int
+
+
 class RunRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
     """One architecture, doing one job, on one runtime, under one workload and one set of faults."""
 
@@ -182,6 +206,8 @@ class RunRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     faults: tuple[str, ...]
     """What was done to it, in the words of ``--fault``, in order."""
+    churn: tuple[Churned, ...] = ()
+    """How peers came and went."""
     verdicts: tuple[Verdict, ...]
     metrics: dict[str, Any]
     """The architecture's own figures, JSON values by name; ``polyarch show`` documents them."""

@@ -19,6 +19,8 @@ from polyarch.core.errors import Failure
 from polyarch.core.job import Done, Job, Verdict
 from polyarch.core.randomness import Random
 from polyarch.core.system import Architecture, System
+from polyarch.experiment.churn import BadChurn, Churn, Churning
+from polyarch.experiment.churn import parse as parse_churn
 from polyarch.experiment.load import Load, LoadClient, LoadResult
 from polyarch.experiment.record import Cost, Latency, Operations, RunRecord, environment
 from polyarch.experiment.sides import sides_of
@@ -32,6 +34,7 @@ __all__ = ["Question", "Trial", "run", "wrong_combination"]
 T = TypeVar("T")
 
 _PAGE = 2000  # operations of the history fetched at a time: far below the largest message
+_HEALED = 120.0  # seconds after which a system that is not ready again is looked at as it is
 _READY = {"sim": 3600.0, "local": 120.0}  # seconds after which a system that is not ready never will be
 
 
@@ -48,6 +51,8 @@ class Question:
     rate: float | None = None
     clients: int | None = None
     faults: Sequence[str] = ()
+    churn: Sequence[str] = ()
+    """Peers that come and go under load; see ``churn.py``."""
     trace: str | None = None
     speedup: float | None = None
     """None: such that the trace takes ``duration`` seconds."""
@@ -87,6 +92,8 @@ class Trial:
         self.system = System(per_process=q.options.get("per_process", 1))
         q.architecture.build(self.system)
         self.faults = faults_of(q, self.system, duration)
+        random = Random(q.seed).fork("churn")
+        self.churn = [Churning(churn, self.system, random) for churn in churn_of(q, self.system)]
         self.sides = sides_of(self.faults, q.runtime)
         """The sides of a partition, each with a client of its own."""
         several: dict[str, Any] = {}
@@ -110,21 +117,28 @@ class Trial:
         return self.session.perform(experiment)
 
     async def _prepare(self, x: Experimenter) -> None:
-        q, ready = self.question, x.future()
+        q = self.question
         name, limit = type(q.architecture).name, _READY.get(q.runtime, 120.0)
-        task = x.spawn(q.architecture.ready(x))
-        task.watch(ready.set)
         try:
-            await ready.within(limit)
-        except Failure:
-            raise SessionError(f"{name} is not ready for work after {limit:g} s") from None
-        try:
-            await task
+            if not await self._is_ready(x, limit):
+                raise SessionError(f"{name} is not ready for work after {limit:g} s")
             await q.job.prepare(x.client)
         except Failure as failure:
             if failure.__cause__ is not None:  # a bug, and no answer of the system
                 raise
             raise SessionError(f"{name} cannot be prepared for the load: {failure}") from failure
+
+    async def _is_ready(self, x: Experimenter, limit: float) -> bool:
+        """Whether the system is ready for work within so many seconds."""
+        ready = x.future()
+        task = x.spawn(self.question.architecture.ready(x))
+        task.watch(ready.set)
+        try:
+            await ready.within(limit)
+        except Failure:
+            return False
+        await task
+        return True
 
     def phase(self, name: str, seconds: float | None = None) -> None:
         """Tell whoever watches what comes now, and how long it takes in virtual time."""
@@ -144,13 +158,19 @@ class Trial:
 
     # -- loading ----------------------------------------------------------------------------------------
 
-    def load(self, load: Load, *, phase: str = "load", faults: Sequence[Fault] = ()) -> LoadResult:
-        """Load the system, and do the faults at their times."""
+    def load(
+        self, load: Load, *, phase: str = "load", faults: Sequence[Fault] = (), churn: bool = False
+    ) -> LoadResult:
+        """Load the system, and do the faults at their times; with ``churn`` its peers come and go."""
         self.phase(phase, load.duration)
+        churning = self.churn if churn else []
 
         async def experiment(x: Experimenter) -> LoadResult:
+            for one in churning:
+                await one.begin(x)
             begin, end = x.now, x.now + load.duration
             injected = [x.spawn(inject(x, fault, begin, end, self.system)) for fault in faults]
+            injected += [x.spawn(one.run(x, begin, end)) for one in churning]
             if self.sides is not None and self.sides.fault in faults:
                 injected.append(x.spawn(self.sides.watch(x, load, self.question.job)))
             result = await x.at("loadclient", LoadClient).run(load)
@@ -159,6 +179,17 @@ class Trial:
             return result
 
         return self.perform(experiment)
+
+    def end_churn(self) -> None:
+        """Nobody stays away."""
+
+        async def experiment(x: Experimenter) -> None:
+            for churning in self.churn:
+                await churning.all_back(x)
+            if self.churn:
+                await self._is_ready(x, _HEALED)
+
+        self.perform(experiment)
 
     def plan(self, loads: Sequence[Load]) -> None:
         """Decide now what open loops to come will ask for, whatever is asked before them."""
@@ -194,12 +225,16 @@ class Trial:
 
         async def look(x: Experimenter) -> tuple[Any, dict[str, Any], list[Verdict], tuple[str, ...]]:
             await x.control.heal()
+            for churning in self.churn:
+                await churning.all_back(x)
             if self.faults:
                 await together(x.control.resume, names, len(names))
                 await together(x.control.restart, names)
-            await q.architecture.ready(x)
+            recovered = await self._is_ready(x, _HEALED)
             audit = await _patiently(x, lambda: q.job.audit(x.client))
             metrics, own = await q.architecture.observe(x)
+            if not recovered:
+                own = [*own, Verdict("it is ready again when all is healed", False, f"not in {_HEALED:g} s")]
             return audit, metrics, own, (await x.control.traffic()).bugs
 
         try:
@@ -253,7 +288,7 @@ class Trial:
 
 def promised_by(q: Question, verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The verdicts, those that the architecture disclaims marked as not promised."""
-    disclaimed = q.architecture.disclaims_under(q.faults)
+    disclaimed = q.architecture.disclaims_under([*q.faults, *q.churn])
     return [msgspec.structs.replace(v, promised=False) if v.name in disclaimed else v for v in verdicts]
 
 
@@ -319,6 +354,15 @@ def faults_of(q: Question, system: System, duration: float | None = None) -> lis
     return [doable(parse(text, roles, random), system, q.runtime, duration or 0.0) for text in q.faults]
 
 
+def churn_of(q: Question, system: System) -> list[Churn]:
+    """The churn that a question asks for; ``BadChurn`` for one that does not fit the system."""
+    churn = [parse_churn(text, system.roles) for text in q.churn]
+    for i, one in enumerate(churn):
+        if one.role in [other.role for other in churn[:i]]:
+            raise BadChurn(f"--churn {one.text!r}: {one.role} has a churn already")
+    return churn
+
+
 def load_of(q: Question) -> Load:
     """The load that a question asks for."""
     if q.trace is not None:
@@ -342,7 +386,7 @@ def run(question: Question) -> RunRecord:
     load = load_of(q)
     trial = Trial(q)
     try:
-        result = trial.load(load, faults=trial.faults)
+        result = trial.load(load, faults=trial.faults, churn=True)
         processes, memory = trial.footprint()
         bytes_known = trial.bytes_are_known()
         history = trial.history()
@@ -374,6 +418,7 @@ def run(question: Question) -> RunRecord:
             processes=processes,
             memory_mb=memory,
             faults=tuple(q.faults),
+            churn=tuple(churning.done() for churning in trial.churn),
             verdicts=tuple(verdicts),
             metrics=metrics,
             trace_hash=trial.trace_hash,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from polyarch.experiment.record import BlastRadius, Cost, Latency, RunRecord, Spread
+from polyarch.experiment.record import BlastRadius, Churned, Cost, Latency, RunRecord, Spread
 
 __all__ = [
     "FIGURES",
@@ -19,6 +19,7 @@ __all__ = [
     "Figure",
     "best",
     "checks",
+    "churn",
     "equal",
     "number",
     "recovery",
@@ -138,6 +139,17 @@ def checks(run: RunRecord) -> str:
     """``5 of 5 hold``; empty when nothing was checked."""
     held = sum(verdict.holds for verdict in run.verdicts)
     return f"{held} of {len(run.verdicts)} hold" if run.verdicts else ""
+
+
+def churn(churned: Churned) -> str:
+    """``31 came, 29 left, 4 without a word; 57.4 there on average (52 to 61)``"""
+    there = [] if churned.present_mean is None else [f"{number(churned.present_mean)} there on average"]
+    there.append(f"{churned.present_least} to {churned.present_most} there at a time")
+    gone = churned.left + churned.crashed
+    done = f"{churned.joined} came, {gone} left ({churned.crashed} of them without a word)"
+    if churned.void:
+        done += f"; {churned.void} times nobody could"
+    return f"{done}; {', '.join(there)}"
 
 
 def recovery(card: BlastRadius) -> str:

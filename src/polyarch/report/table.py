@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from polyarch.experiment.record import BlastRadius, Comparison, RunRecord
-from polyarch.report.figures import FIGURES, best, checks, number, recovery, write
+from polyarch.report.figures import FIGURES, best, checks, churn, number, recovery, write
 
 __all__ = ["blast_radius_table", "comparison_table", "matrix_table", "run_table"]
 
@@ -76,6 +76,9 @@ def run_table(run: RunRecord) -> RenderableType:
     table.add_row("nodes", ", ".join(f"{count} {escape(role)}" for role, count in run.nodes.items()))
     for fault in run.faults:
         table.add_row("fault", escape(fault))
+    for churned in run.churn:
+        table.add_row("churn", escape(churned.churn))
+        table.add_row(f"{churned.role} coming and going", churn(churned))
     for figure in FIGURES:
         if cell := write(figure, run):
             table.add_row(figure.name, f"{cell} {figure.unit}".rstrip())
