@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -144,8 +145,12 @@ def test_live_peers_answer_while_some_are_killed() -> None:
 
 def test_bad_questions_get_clear_answers() -> None:
     session = SimSession(RingOverlay(nodes=4, formation="converged"))
+
+    async def ask(x: Experimenter, key: int) -> Any:
+        return await x.client.lookup(key)
+
     for key in (1 << 32, -1):
         with pytest.raises(BadArguments, match="is not of 32 bits"):
-            session.perform(lambda x, key=key: x.client.lookup(key))
+            session.perform(partial(ask, key=key))
     with pytest.raises(ValueError, match="two of 300 nodes have the same identifier"):
         SimSession(RingOverlay(nodes=300, bits=8))

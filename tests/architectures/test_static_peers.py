@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ def test_every_answer_is_right_at_one_hop(nodes: int) -> None:
     session = SimSession(StaticPeers(nodes=nodes), seed=nodes)
     answers = session.perform(ask_all)
     assert not wrong(answers, [f"peer-{i}" for i in range(nodes)])
-    hops = sum(a.hops for a in answers) / len(KEYS)
+    hops = sum(a.hops for a in answers if isinstance(a, Holder)) / len(KEYS)
     assert hops == pytest.approx(1 - 1 / nodes, abs=0.1)
 
 
@@ -105,9 +106,13 @@ def test_peers_of_one_role_are_spread_over_all_regions() -> None:
 
 def test_bad_questions_get_clear_answers() -> None:
     session = SimSession(StaticPeers(nodes=4))
+
+    async def ask(x: Experimenter, key: int) -> Any:
+        return await x.client.lookup(key)
+
     for key in (1 << 32, -1):
         with pytest.raises(BadArguments, match="is not of 32 bits"):
-            session.perform(lambda x, key=key: x.client.lookup(key))
+            session.perform(partial(ask, key=key))
     with pytest.raises(ValueError, match="two of 300 nodes have the same identifier"):
         SimSession(StaticPeers(nodes=300, bits=8))
 

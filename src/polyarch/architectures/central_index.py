@@ -185,6 +185,8 @@ class Peer(Participant):
 class IndexClient(OverlayClient):
     """Looks for keys through any peer; and gives peers content to hold."""
 
+    final = (*OverlayClient.final, NoIndex)  # the others have no other index
+
     async def ask(self, peer: str, place: int) -> Holder:
         found = await self.at(peer, Peer).search(place)
         return Holder(found.holder, found.hops, found.timeouts)

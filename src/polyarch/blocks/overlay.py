@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from polyarch.blocks.ring import identifier
 from polyarch.core.errors import BadArguments, Failure, Refused, Unreachable
@@ -107,6 +107,9 @@ class OverlayClient(Directory):
     copies: int = 1
     """By the rule ``holders``: how many peers hold each key."""
 
+    final: ClassVar[tuple[type[Failure], ...]] = (BadArguments, NotFound)
+    """Refusals for which no other peer is asked."""
+
     async def start(self) -> None:
         self.asked = self.lookups = self.hops = self.timeouts = self.retries = 0
 
@@ -122,7 +125,7 @@ class OverlayClient(Directory):
         for peer in self.random.sample(self.addresses, min(self.tries, len(self.addresses))):
             try:
                 holder = await self.ask(peer, place)
-            except (BadArguments, NotFound):
+            except self.final:
                 raise
             except Failure as error:
                 failure = error  # looking a key up changes nothing: it may always be asked again
