@@ -9,16 +9,29 @@ from it.  A node knows its predecessor, the next few nodes (its *successor list*
 i < m the successor of its own identifier + 2^i.  A lookup jumps to the finger that most closely precedes
 the key, which halves the distance that is left.  Right successors are what correctness needs; fingers only
 make it fast, so they may be old.
+
+Values are kept at a key's successor, with copies on the next nodes (``blocks/dht.py``; section IV-E.3 and
+DHash).  *Virtual nodes* (section IV-B): a process that stands at several places of the ring has a more even
+share of the keys; each place is a node of its own, and they live and die together.
+
+**What is the problem with this?**  A node must keep its successors right at all times: upkeep costs messages
+even when nobody asks, and when nodes come and go faster than it repairs, lookups run into dead fingers
+(laws CH-12 and CH-13).  Distances on the ring say nothing about those of the network.  Arcs are uneven
+(CH-09) without virtual nodes, and each of those needs upkeep of its own.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
-from polyarch.blocks.overlay import TALLY, NotAMember, OverlayClient, Participant, figures
-from polyarch.blocks.ring import between, identifier, within
+from polyarch.blocks.dht import DHT, DISCLAIMED, DhtClient
+from polyarch.blocks.joining import Joining
+from polyarch.blocks.overlay import TALLY, NotAMember, Peer, figures, ring_of
+from polyarch.blocks.ring import between, within
+from polyarch.blocks.successors import SuccessorHolding
 from polyarch.core import (
     Architecture,
     BadArguments,
@@ -34,16 +47,10 @@ from polyarch.core import (
     rpc,
     settle,
 )
+from polyarch.jobs.kv import Kv
 from polyarch.jobs.lookup import Census, Holder, Lookup
 
 # -- messages --------------------------------------------------------------------------------------------
-
-
-class Peer(Record, array_like=True, order=True):
-    """A node as others know it."""
-
-    id: int
-    address: str
 
 
 class Found(Record, array_like=True):
@@ -63,8 +70,8 @@ class Neighbours(Record, array_like=True):
     successors: tuple[Peer, ...]
 
 
-class Chord(Participant):
-    """One peer."""
+class Chord(Joining, SuccessorHolding):
+    """One peer (with virtual nodes: one of several in a process)."""
 
     bits: int = 32
     """m: identifiers are of m bits."""
@@ -74,10 +81,6 @@ class Chord(Participant):
     """Seconds between two rounds of upkeep; 0: none, for experiments without it."""
     confirm: bool = True
     """Whether a successor is asked if it lives before it is given as an answer."""
-    addresses: tuple[str, ...] = ()
-    """Where other peers may be found: needed to join (section IV-E.1)."""
-    arrival: float = 0.0
-    """Seconds between the first joins of two peers that are neighbours in ``addresses``."""
     ring: tuple[Peer, ...] = ()
     """All peers in the order of the ring: given to build a converged ring directly, without joins."""
 
@@ -85,16 +88,12 @@ class Chord(Participant):
 
     async def start(self) -> None:
         await super().start()
-        # The state: section IV-C, table I.
-        self.me = Peer(identifier(self.address, self.bits), self.address)
-        self.predecessor: Peer | None = None
-        # The successor list; its first is "the successor".  Empty: not a member.
-        self.successors: tuple[Peer, ...] = ()
+        # The state: section IV-C, table I.  (self.me, self.predecessor and self.successors are there.)
         # Farthest first: fingers[i] is the successor of me + 2^(m-1-i).  The list ends where fingers would
         # be the successor itself: about log2 N remain, whatever m is.
         self.fingers: list[Peer] = []
         self.next_finger = 0
-        if self.ring:
+        if self.ring and not self.restarted:
             self.converge()
         else:
             self.spawn(self.enter())
@@ -169,6 +168,7 @@ class Chord(Participant):
         it is fixed."""
         if n in self.successors:
             self.successors = tuple(s for s in self.successors if s != n)
+            self.neighbours_changed()
             if not self.successors:
                 self.spawn(self.recover())
         if n in self.fingers:
@@ -194,32 +194,6 @@ class Chord(Participant):
         await self.stabilize()
         while await self.fix_fingers():
             pass
-
-    async def enter(self) -> None:
-        """Be in the ring: the first of ``addresses`` creates it, the others join one after another.
-        Who has been in it before joins through anybody."""
-        if self.disk.get("joined", bool, False):
-            return await self.recover()
-        before = self.addresses[: self.addresses.index(self.address)]
-        if before:
-            await self.sleep(self.arrival * len(before))
-            await self.join_through(before)
-        else:
-            self.create()
-        self.disk.put("joined", True)
-        await self.disk.sync()
-
-    async def recover(self) -> None:
-        """Come back: after a restart, or when all r successors have died at once."""
-        await self.join_through([a for a in self.addresses if a != self.address])
-
-    async def join_through(self, others: Sequence[str]) -> None:
-        """Join through any of these, as soon as one answers."""
-        while others and not self.successors:
-            try:
-                await self.join(self.random.choice(others))
-            except Failure:
-                await self.sleep(self.random.between(0.1, 0.5))
 
     async def stabilize(self) -> None:
         """Learn about new nodes from the successor, and tell it about this one; at once again while there
@@ -255,13 +229,16 @@ class Chord(Participant):
         """``n`` thinks that it might be our predecessor."""
         if n != self.me and (self.predecessor is None or between(n.id, self.predecessor.id, self.me.id)):
             self.predecessor = n
+            self.neighbours_changed()
 
     def follow(self, list_: tuple[Peer, ...]) -> None:
         """Take a new successor list: the successor and then *its* list, cut to r entries (section IV-E.3),
         and before it comes round to this node."""
         if self.me in list_:
             list_ = list_[: list_.index(self.me)] or (self.me,)
-        self.successors = tuple(dict.fromkeys(list_))[: self.length]
+        before, self.successors = self.successors, tuple(dict.fromkeys(list_))[: self.length]
+        if self.successors != before:
+            self.neighbours_changed()
 
     async def fix_fingers(self) -> bool:
         """Refresh the next finger, from the farthest to the successor and over again; False when it has
@@ -292,10 +269,11 @@ class Chord(Participant):
                 if self.predecessor == n:
                     self.predecessor = None
 
-    @rpc
+    @rpc(timeout=5.0)
     async def leave(self) -> None:
-        """Leave in good order: tell the successor its new predecessor, and the predecessor the successor
-        list (section IV-E.4)."""
+        """Leave in good order: hand over the keys, tell the successor its new predecessor, and the
+        predecessor the successor list (section IV-E.4)."""
+        await self.hand_over()
         successors, predecessor = self.successors, self.predecessor
         self.successors, self.predecessor, self.fingers = (), None, []
         if successors and successors[0] != self.me:
@@ -307,9 +285,18 @@ class Chord(Participant):
         """A neighbour leaves, and hands over what it knew."""
         if self.predecessor == n:
             self.predecessor = None if predecessor == self.me else predecessor
+            self.neighbours_changed()
         if self.successors[:1] == (n,):
             self.follow(successors)
         self.forget(n)
+
+    async def find(self, place: int) -> str:
+        """For the hash table."""
+        return (await self.find_successor(place)).peer.address
+
+    async def unheard(self, n: Peer, failure: Failure) -> None:
+        with suppress(Failure):
+            await self.suspect(n, failure)
 
     # -- a converged ring --------------------------------------------------------------------------------
 
@@ -326,16 +313,11 @@ class Chord(Participant):
                 break
             self.fingers.append(ring[bisect_left(ring, Peer(start, "")) % n])
 
-    def place(self) -> int:
-        if not self.successors:
-            raise NotAMember(self.address)
-        return self.me.id
-
     def links(self) -> int:
         return len({*self.successors, *self.fingers, self.predecessor} - {self.me, None})
 
 
-class ChordClient(OverlayClient):
+class ChordClient(DhtClient):
     """Looks keys up through any peer."""
 
     async def ask(self, peer: str, place: int) -> Holder:
@@ -349,13 +331,19 @@ class ChordRing(Architecture):
     name = "chord"
     family = "peer-to-peer"
     source = "Stoica et al., Chord, IEEE/ACM Transactions on Networking 11(1), 2003"
-    jobs = (Lookup,)
-    claims = ("no single point of failure", "lookups in O(log N) hops")
-    metrics = TALLY
+    jobs = (Lookup, Kv)
+    claims = (
+        "no single point of failure",
+        "lookups in O(log N) hops",
+        "values: linearizable while membership is stable",
+    )
+    metrics = {**TALLY, **DHT}
 
     nodes: int = parameter(16, "peers", least=1)
     bits: int = parameter(32, "bits of an identifier", least=1, most=64)
     successors: int = parameter(8, "length of the successor list", least=1)
+    replicas: int = parameter(3, "peers that hold a key's value", least=1)
+    virtual: int = parameter(1, "virtual nodes: places on the ring of each peer", least=1)
     stabilize: float = parameter(0.5, "time between two rounds of upkeep; 0: none", least=0, unit="s")
     confirm: bool = parameter(True, "ask a successor if it lives before giving it as an answer")
     formation: Literal["joined", "converged"] = parameter("joined", "join one by one, or start stable")
@@ -366,30 +354,36 @@ class ChordRing(Architecture):
         """Who is not heard is taken for dead, and a ring that is split stays split (section IV-E.3)."""
         return ("crash", "torn", "pause", "partition", "loss", "delay")
 
+    def disclaims_under(self, faults: Sequence[str]) -> tuple[str, ...]:
+        return DISCLAIMED if faults else ()
+
     def build(self, system: System) -> None:
-        addresses = system.addresses("peer", self.nodes)
-        ring = tuple(sorted(Peer(identifier(a, self.bits), a) for a in addresses))
-        if len({p.id for p in ring}) < len(ring):
-            raise ValueError(f"--bits {self.bits}: two of {self.nodes} nodes have the same identifier")
-        converged = self.formation == "converged"
+        addresses = system.addresses("peer", self.places)
+        common: dict[str, Any] = {"bits": self.bits, "replicas": self.replicas, "addresses": addresses}
         peer = Chord(
-            bits=self.bits,
+            **common,
             length=self.successors,
             stabilize_every=self.stabilize,
             confirm=self.confirm,
-            addresses=addresses,
+            together=self.virtual,
             arrival=self.arrival,
-            ring=ring if converged else (),
+            ring=ring_of(addresses, self.bits) if self.formation == "converged" else (),
         )
-        system.role("peer", peer, count=self.nodes)
-        system.clients(ChordClient(addresses=addresses, bits=self.bits))
+        system.role("peer", peer, count=self.places, together=self.virtual)
+        system.clients(ChordClient(**common))
+
+    @property
+    def places(self) -> int:
+        """Nodes on the ring."""
+        return self.nodes * self.virtual
 
     async def ready(self, x: Any) -> None:
-        while self.formation == "joined" and not (await self.is_ring(x)).holds:
+        while self.stabilize and not (await self.is_ring(x)).holds:
             await x.sleep(0.5)
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
-        return await figures(x, self.nodes), [await self.is_ring(x)]
+        metrics = {**await figures(x, self.places), **await x.client.stored()}
+        return metrics, [await self.is_ring(x)]
 
     async def is_ring(self, x: Any) -> Verdict:
         """Whether every member's successor is the next member."""
@@ -401,5 +395,5 @@ class ChordRing(Architecture):
             for i, view in enumerate(views, at + 1):
                 if isinstance(view, Failure) or view.successors[0].address != ring[i % len(ring)]:
                     wrong.append(ring[i - 1])
-        detail = f"{len(ring)} of {self.nodes} nodes are members, {len(wrong)} with a wrong successor"
-        return Verdict("the successors form one ring", len(ring) == self.nodes and not wrong, detail)
+        detail = f"{len(ring)} of {self.places} nodes are members, {len(wrong)} with a wrong successor"
+        return Verdict("the successors form one ring", len(ring) == self.places and not wrong, detail)

@@ -22,8 +22,8 @@ hashing scatters neighbouring keys, so that each key of a range is a lookup of i
 
 * ``responsible(place)``: whether this peer is, as far as it knows; False while it is no member;
 * ``others(place, count)``: addresses of up to ``count`` other peers, best first: the first would be
-  responsible if this one were not there.  (Asked only of a peer that is responsible.)  Peers that share
-  a process fall together: leave out those of its own process;
+  responsible if this one were not there.  (Asked only of a peer that is responsible.)
+* ``holders(place)``: the ``replicas - 1`` others that hold copies, if they are not the first ``others``;
 * ``find(place)``: the address of the responsible peer, by the overlay's lookup;
 * ``missed(address, failure)``: a peer did not answer, in case the overlay wants to know;
 
@@ -150,6 +150,10 @@ class StoringPeer(Participant):
         """Addresses of up to ``count`` others, the one first that would be responsible without this peer."""
         raise NotImplementedError
 
+    def holders(self, place: int) -> tuple[str, ...]:
+        """Addresses of those others that are to hold copies."""
+        return self.others(place, self.replicas - 1)
+
     async def find(self, place: int) -> str:
         """The address of the responsible peer."""
         raise NotImplementedError
@@ -219,20 +223,24 @@ class StoringPeer(Participant):
         if busy is not None:
             busy.set(None)
 
+    def nearest(self, place: int) -> tuple[str, ...]:
+        """Those who may have decided about a place before, and the holders of copies."""
+        return tuple(dict.fromkeys((*self.others(place, self.replicas), *self.holders(place))))
+
     def is_confirmed(self, kept: Kept) -> bool:
-        return self.decides(kept.place) and kept.confirmed == self.others(kept.place, self.replicas)
+        return self.decides(kept.place) and kept.confirmed == self.nearest(kept.place)
 
     async def make_sure(self, kept: Kept) -> None:
         """That we decide about the key, and have what was decided about it before."""
         if not self.is_confirmed(kept):
-            await self.confirm([kept])
+            await self.catch_up([kept])
             if not self.is_confirmed(kept):
                 raise NotResponsible(f"{self.address} does not decide about {kept.entry.key}, or not yet")
 
-    async def confirm(self, some: list[Kept]) -> None:
+    async def catch_up(self, some: list[Kept]) -> None:
         """Learn from the peers nearest to these keys what is newest, and let the holders have it.  The
         caller has acquired the keys."""
-        nearest = {k: self.others(k.place, self.replicas) for k in some if self.decides(k.place)}
+        nearest = {kept: self.nearest(kept.place) for kept in some if self.decides(kept.place)}
         asked: dict[str, list[Kept]] = {}
         for kept, peers in nearest.items():
             for peer in peers:
@@ -255,7 +263,7 @@ class StoringPeer(Participant):
         for (peer, group), difference in zip(asked.items(), told):
             if isinstance(difference, Difference):
                 older = set(difference.older)
-                held = [kept for kept in group if peer in nearest[kept][: self.replicas - 1]]
+                held = [kept for kept in group if peer in self.holders(kept.place)]
                 lacking = [k for k in held if k.entry.key in older or k.entry.version > known[k]]
                 if not await self.give(peer, [kept.entry for kept in lacking]):
                     doubtful |= dict.fromkeys(lacking)
@@ -283,13 +291,11 @@ class StoringPeer(Participant):
         kept.entry = entry
         give_up = self.now + self.patience
         for pause in growing():
-            peers = self.others(kept.place, self.replicas)
-            given = await settle(*(self.give(peer, [entry]) for peer in peers[: self.replicas - 1]))
+            holders = self.holders(kept.place)
+            given = await settle(*(self.give(holder, [entry]) for holder in holders))
             if not self.decides(kept.place):
                 break
             if all(outcome is True for outcome in given):
-                if peers != self.others(kept.place, self.replicas):
-                    kept.confirmed = None
                 return
             if self.now > give_up:
                 break
@@ -302,6 +308,7 @@ class StoringPeer(Participant):
     @rpc
     async def keep(self, entries: tuple[Entry, ...]) -> None:
         """Hold these copies.  Refused by who decides about any of them itself."""
+        self.place()  # not of who is no member
         for entry in entries:
             if self.decides(identifier(entry.key, self.bits)):
                 raise NotResponsible(f"{self.address} decides about {entry.key} itself")
@@ -314,6 +321,7 @@ class StoringPeer(Participant):
     async def compare(self, versions: dict[str, Version]) -> Difference:
         """What this peer has of these keys, asked by who decides about them; when no write of its own to
         any of them is on the way any more."""
+        self.place()
         newer: list[Entry] = []
         older: list[str] = []
         mine: list[str] = []
@@ -379,7 +387,7 @@ class StoringPeer(Participant):
             for kept in page:
                 await self.acquire(kept)
             try:
-                await self.confirm(page)
+                await self.catch_up(page)
             finally:
                 for kept in page:
                     self.release(kept)
@@ -388,7 +396,7 @@ class StoringPeer(Participant):
         """A holder that was away for a moment has lost its copies: give them again."""
         copies: dict[str, list[Entry]] = {}
         for kept in some:
-            for holder in self.others(kept.place, self.replicas - 1):
+            for holder in self.holders(kept.place):
                 copies.setdefault(holder, []).append(kept.entry)
         for holder, entries in copies.items():
             for at in range(0, len(entries), _PAGE):
@@ -428,7 +436,7 @@ class StoringPeer(Participant):
         mine = [kept for kept in self.kept.values() if self.decides(kept.place)]
         heirs: dict[str, list[Kept]] = {}
         for kept in mine:
-            for peer in self.others(kept.place, self.replicas):
+            for peer in self.nearest(kept.place):
                 heirs.setdefault(peer, []).append(kept)
         self.leaving = True
         for kept in mine:

@@ -231,15 +231,17 @@ class System:
         cores: int = 1,
         cost: float | None = None,
         regions: Sequence[str] = (),
+        together: int = 1,
     ) -> Role:
         """Declare ``count`` processes, each with one of each of ``nodes``.  ``cores``: of each one's host,
         ``cost``: core seconds for each message (both for simulations); ``regions``: process *i* stands
-        in region *i* modulo their number."""
+        in region *i* modulo their number.  ``together``: of a role of one node, so many of the ``count``
+        instances share a process in any case (they are one peer's virtual nodes)."""
         if not nodes:
             raise ValueError(f"role {name!r} has no nodes")
         if count < 1:
             raise ValueError(f"role {name!r}: a count of {count}; at least 1 is needed")
-        per_process = self.per_process if len(nodes) == 1 else 1
+        per_process = self.per_process * together if len(nodes) == 1 else 1
         return self._add(Role(name, nodes, count, cores, cost, tuple(regions), None, per_process))
 
     def component(self, name: str, component: C, *, cores: int = 1) -> C:
