@@ -1,0 +1,64 @@
+"""Keys at their successors: what a peer that knows its predecessor and a successor list tells the hash table
+(``blocks/dht.py``), and where copies go if peers have virtual nodes.
+
+With *virtual nodes* (Chord, section IV-B; Karger et al., STOC 1997) a process stands at several places of the
+ring, each a node with an address of its own: ``peer-0``, ``peer-1``, … ``peer-(v-1)`` are the first process.
+They fall together, so that two of them are no better than one to hold copies.
+"""
+
+from __future__ import annotations
+
+from polyarch.blocks.dht import StoringPeer
+from polyarch.blocks.overlay import NotAMember, Peer
+from polyarch.blocks.ring import identifier, within
+from polyarch.core.errors import Failure
+
+__all__ = ["SuccessorHolding"]
+
+
+class SuccessorHolding(StoringPeer):
+    """A node on a ring, with its neighbours there.  The protocol keeps them right, and finds keys."""
+
+    together: int = 1
+    """So many nodes with successive addresses share a process: they are virtual nodes of one."""
+
+    async def start(self) -> None:
+        await super().start()
+        self.me = Peer(identifier(self.address, self.bits), self.address)
+        self.predecessor: Peer | None = None
+        # The successor list; its first is "the successor": of who is alone, itself.  Empty: not a member.
+        self.successors: tuple[Peer, ...] = ()
+
+    def place(self) -> int:
+        if not self.successors:
+            raise NotAMember(self.address)
+        return self.me.id
+
+    def responsible(self, place: int) -> bool:
+        """A key belongs to its successor."""
+        if self.predecessor is None:
+            return self.successors == (self.me,)
+        return bool(self.successors) and within(place, self.predecessor.id, self.me.id)
+
+    def others(self, place: int, count: int) -> tuple[str, ...]:
+        return tuple(n.address for n in self.successors[:count] if n != self.me)
+
+    def holders(self, place: int) -> tuple[str, ...]:
+        """The next nodes, each of another process."""
+        if self.together == 1:
+            return self.others(place, self.replicas - 1)
+        chosen = {self.process_of(self.me): ""}
+        for n in self.successors:
+            chosen.setdefault(self.process_of(n), n.address)
+        return tuple(chosen.values())[1 : self.replicas]
+
+    def process_of(self, n: Peer) -> int:
+        return int(n.address.rpartition("-")[2]) // self.together
+
+    async def missed(self, address: str, failure: Failure) -> None:
+        for n in self.successors:
+            if n.address == address:
+                return await self.unheard(n, failure)
+
+    async def unheard(self, n: Peer, failure: Failure) -> None:
+        """A neighbour did not answer the hash table."""
