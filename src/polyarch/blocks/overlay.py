@@ -125,9 +125,9 @@ class OverlayClient(Directory):
         for peer in self.random.sample(self.addresses, min(self.tries, len(self.addresses))):
             try:
                 holder = await self.ask(peer, place)
-            except self.final:
-                raise
             except Failure as error:
+                if any(error.code == kind.code for kind in self.final):  # others have a NotFound as well
+                    raise
                 failure = error  # looking a key up changes nothing: it may always be asked again
                 self.retries += 1
             else:
