@@ -359,6 +359,7 @@ class ChordRing(Architecture):
 
     def build(self, system: System) -> None:
         addresses = system.addresses("peer", self.places)
+        ring = ring_of(addresses, self.bits)
         common: dict[str, Any] = {"bits": self.bits, "replicas": self.replicas, "addresses": addresses}
         peer = Chord(
             **common,
@@ -367,7 +368,7 @@ class ChordRing(Architecture):
             confirm=self.confirm,
             together=self.virtual,
             arrival=self.arrival,
-            ring=ring_of(addresses, self.bits) if self.formation == "converged" else (),
+            ring=ring if self.formation == "converged" else (),
         )
         system.role("peer", peer, count=self.places, together=self.virtual)
         system.clients(ChordClient(**common))
