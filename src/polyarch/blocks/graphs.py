@@ -1,8 +1,8 @@
 """Random graphs, as overlays of peers have them, and what is measured on a graph.
 
-A graph is a list of neighbour lists: ``graph[i]`` are the numbers of those that i is linked to.  Links go both
-ways, and there is at most one between two.  The models are *grown*: who comes later links to those that are
-there, so that of two that are linked the one with the higher number opened the link.
+A graph is a list of neighbour lists: ``graph[i]`` are the numbers of those that i is linked to.  Links go
+both ways, and there is at most one between two.  The models are *grown*: who comes later links to
+those that are there, so that of two that are linked the one with the higher number opened the link.
 
 Erdős and Rényi: "On the evolution of random graphs", 1960 (``erdos_renyi``, ``with_links``).
 Barabási and Albert: "Emergence of scaling in random networks", Science 286, 1999 (``barabasi_albert``).
@@ -93,7 +93,7 @@ def barabasi_albert(n: int, m: int, random: Random) -> list[list[int]]:
 
 
 def random_regular(n: int, degree: int, random: Random) -> list[list[int]]:
-    """All have the same degree, and nearly every such graph has the same probability: ends of links are paired
+    """All have the same degree, and each such graph has nearly the same probability: ends of links are paired
     at random, as long as that gives a new link; when none is left that fits, all is begun again."""
     if not 0 <= degree < n or n * degree % 2:
         raise ValueError(f"there is no graph of {n} peers with {degree} links each")
@@ -108,7 +108,7 @@ def _paired(n: int, degree: int, random: Random) -> list[list[int]] | None:
     ends = [i for i in range(n) for _ in range(degree)]
     while ends:
         random.shuffle(ends)
-        left = []
+        left: list[int] = []
         for i, j in zip(ends[::2], ends[1::2]):
             if i == j or j in graph[i]:
                 left += (i, j)
@@ -206,8 +206,8 @@ def mean_path(graph: Graph, sources: Iterable[int]) -> float:
 
 
 def clustering(graph: Graph) -> float:
-    """The mean clustering coefficient: of the pairs of somebody's neighbours, the share that are neighbours of
-    each other (Watts and Strogatz, 1998); 0 for who has fewer than two."""
+    """The mean clustering coefficient: of the pairs of somebody's neighbours, the share that are
+    linked to each other (Watts and Strogatz, 1998); 0 for who has fewer than two."""
     near = [frozenset(neighbours) for neighbours in graph]
     total = 0.0
     for mine, neighbours in zip(near, graph):
