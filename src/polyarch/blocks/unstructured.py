@@ -158,7 +158,7 @@ class Unstructured(Participant):
         half, p = round(plan.degree / 2), min(1.0, plan.degree / max(1, n - 1))
         core = {"random": 0, "scale-free": half, "regular": round(plan.degree)}[plan.graph]
         targets: list[int] = []
-        self.wanted = half
+        self.wanted = min(half, n - 1)
         if self.restarted:
             if plan.graph == "random":  # as many as peers open on average
                 self.wanted = len(list(picked(n - 1, p / 2, self.random)))
@@ -172,10 +172,11 @@ class Unstructured(Participant):
                 self.wanted = len(targets)
         for target in targets:
             await self.open(plan.addresses[target])
-        anybody = self.restarted
+        oldest = n if self.restarted or not i else i
         while self.lacking() > 0:
-            if not await self.find_neighbour(self.somebody(anybody), newcomer=True):
-                anybody = True
+            if not await self.find_neighbour(self.somebody(oldest), newcomer=True):
+                # Not there yet, or not there any more: ask somebody older, and in the end anybody.
+                oldest = oldest // 2 or n
                 await self.sleep(self.random.between(0.1, 0.5))
         self.member = True
 
@@ -187,13 +188,12 @@ class Unstructured(Participant):
             return (min(self.number, wanted) if first else wanted) - len(self.neighbours)
         return self.wanted - len(self.opened)
 
-    def somebody(self, anybody: bool = True) -> str:
-        """Another peer: any, or of those that came before this one."""
-        i = self.number
-        if anybody or not i:
-            other = self.random.below(max(1, len(self.plan.addresses) - 1))
-            return self.plan.addresses[(other + (other >= i)) % len(self.plan.addresses)]
-        return self.plan.addresses[self.random.below(i)]
+    def somebody(self, oldest: int) -> str:
+        """Another one of the oldest peers (this one, if it is the only one)."""
+        if oldest <= self.number:
+            return self.plan.addresses[self.random.below(oldest)]
+        other = self.random.below(max(1, oldest - 1))
+        return self.plan.addresses[(other + (other >= self.number)) % oldest]
 
     async def find_neighbour(self, known: str, newcomer: bool = False) -> bool:
         """Open one more link through a known peer, as the graph wants it; in a regular overlay a newcomer
@@ -274,7 +274,7 @@ class Unstructured(Participant):
                 self.lose(n)
         # Not for ever: who has been found may be dead too, and the next round comes.
         for _ in range(max(self.lacking(), 0 if self.neighbours else 1)):
-            await self.find_neighbour(self.somebody())
+            await self.find_neighbour(self.somebody(len(self.plan.addresses)))
         self.mending = False
 
     @rpc
