@@ -46,6 +46,7 @@ __all__ = ["LocalControl", "LocalSession"]
 T = TypeVar("T")
 
 _START_SECONDS = 30.0
+_AT_ONCE = 8  # processes that start at the same time
 
 
 class LocalSession(Session):
@@ -121,6 +122,7 @@ class LocalSession(Session):
         early = [p for p in parts if not p.role.component.after_nodes]  # type: ignore[union-attr]
         late = [p for p in parts if p.role.component.after_nodes]  # type: ignore[union-attr]
         path = [p for p in sys.path if p]
+        turn = asyncio.Semaphore(_AT_ONCE)
         for name in names:
             self._specs[name] = ChildSpec(
                 name,
@@ -136,7 +138,7 @@ class LocalSession(Session):
             )
         try:
             await asyncio.gather(
-                *(self._spawn(name) for name in names),
+                *(self._spawn_in_turn(name, turn) for name in names),
                 *(self._start_component(p.name, p.role.component, {}) for p in early),
             )
             for p in late:
@@ -146,6 +148,10 @@ class LocalSession(Session):
             raise SessionError(str(error)) from None
         except Failure as error:
             raise SessionError(f"the nodes did not start: {error.detail}") from None
+
+    async def _spawn_in_turn(self, name: str, turn: asyncio.Semaphore) -> None:
+        async with turn:  # the time that each one has begins when the machine begins with it
+            await self._spawn(name)
 
     async def _spawn(self, name: str) -> None:
         """Start a node process, and wait until it listens."""
