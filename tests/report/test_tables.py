@@ -78,10 +78,16 @@ def test_the_matrix_gives_a_reason_for_every_gap() -> None:
             {
                 "shop": {"three_tier": "", "chord": "a ring sells nothing"},
                 "lookup": {"three_tier": "it has no overlay", "chord": ""},
-            }
+                "bank": {"three_tier": "no Bank here", "chord": "no Bank here"},
+            },
+            {"vertical": ["three_tier"], "peer-to-peer": ["chord"]},
+            "no",
         )
     )
     assert shown.count("yes") == 2
+    assert "no Bank here" not in shown
+    assert shown.count("·") == 3
+    assert "peer-to-peer" in shown
     assert "a ring sells nothing" in shown
     assert "it has no overlay" in shown
 

@@ -57,7 +57,7 @@ def print_json(document: Any) -> None:
 def print_comparison(result: Comparison) -> None:
     """Tables, and a sentence for each architecture."""
     out = console()
-    out.print(comparison_table(result))
+    out.print(comparison_table(result, width=out.width))
     if result.blast_radius:
         out.print(blast_radius_table(result.blast_radius))
     for sentence in result.sentences:
@@ -70,12 +70,17 @@ def print_comparison(result: Comparison) -> None:
 def print_catalogue() -> None:
     """Jobs, architectures, and the matrix."""
     out = console()
-    for title, kinds in (("Jobs", catalogue.jobs()), ("Architectures", catalogue.architectures())):
-        out.print(f"[bold]{title}[/]")
-        for name, kind in kinds.items():
-            out.print(f"  [cyan]{name:<16}[/] {escape(summary(kind))}")
-        out.print()
-    out.print(matrix_table(catalogue.matrix()))
+    out.print("[bold]Jobs[/]")
+    for name, job in catalogue.jobs().items():
+        out.print(f"  [cyan]{name:<22}[/] {escape(summary(job))}")
+    out.print("\n[bold]Architectures[/]")
+    families, kinds = catalogue.families(), catalogue.architectures()
+    for family, names in families.items():
+        out.print(f"  [italic]{escape(family)}[/]")
+        for name in names:
+            out.print(f"    [cyan]{name:<20}[/] {escape(summary(kinds[name]))}")
+    out.print()
+    out.print(matrix_table(catalogue.matrix(), families, catalogue.NOT_ITS_JOB))
 
 
 def catalogue_document() -> dict[str, Any]:

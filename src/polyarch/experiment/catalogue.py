@@ -27,8 +27,19 @@ from polyarch.core.job import Job
 from polyarch.core.system import Architecture
 
 __all__ = [
-    "UnknownName", "architecture", "architectures", "defined_in", "defining_modules", "gap", "job", "jobs",
-    "matrix", "near", "offered",
+    "NOT_ITS_JOB",
+    "UnknownName",
+    "architecture",
+    "architectures",
+    "defined_in",
+    "defining_modules",
+    "families",
+    "gap",
+    "job",
+    "jobs",
+    "matrix",
+    "near",
+    "offered",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -75,7 +86,19 @@ def gap(architecture: type[Architecture], job: type[Job]) -> str:
     if reason:
         return reason
     names = ", ".join(its.name for its in offered(architecture))
-    return f"offers {names}: its clients have no {job.port.__name__} operations"
+    return f"{NOT_ITS_JOB} {job.port.__name__} operations; it offers {names}"
+
+
+NOT_ITS_JOB = "its clients do not have"
+"""How the reason of a gap begins that the architecture itself says nothing about."""
+
+
+def families() -> dict[str, list[str]]:
+    """The names of the architectures of each family."""
+    found: dict[str, list[str]] = {}
+    for name, kind in architectures().items():
+        found.setdefault(kind.family, []).append(name)
+    return dict(sorted(found.items()))
 
 
 def matrix() -> dict[str, dict[str, str]]:

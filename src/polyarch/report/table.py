@@ -11,35 +11,48 @@ from rich.table import Table
 from rich.text import Text
 
 from polyarch.experiment.record import BlastRadius, Comparison, RunRecord
-from polyarch.report.figures import FIGURES, best, checks, churn, number, recovery, write
+from polyarch.report.figures import FIGURES, best, checks, churn, figures_of, number, recovery, write
 
 __all__ = ["blast_radius_table", "comparison_table", "matrix_table", "run_table"]
 
 _ABSENT = Text("-", style="dim")
+_FIRST_COLUMN, _COLUMN = 26, 18  # characters that the names of figures and one architecture's figures take
 _MARK = " *"  # not by colour alone: a log file and many eyes have none
 
 
-def comparison_table(comparison: Comparison) -> RenderableType:
-    """Architectures as columns, figures as rows, the best of a row marked; equals are all marked."""
+def comparison_table(comparison: Comparison, *, width: int | None = None) -> RenderableType:
+    """Architectures as columns, figures as rows, the best of a row marked; equals are all marked.  What does
+    not stand beside each other in ``width`` characters comes in several tables."""
     runs = comparison.runs
-    table = _table(f"{comparison.job} on {comparison.runtime}", caption="* best, or equal to the best")
+    most = max(1, (width - _FIRST_COLUMN) // _COLUMN) if width else len(runs)
+    several = -(-len(runs) // most) or 1
+    each = -(-len(runs) // several)
+    tables = [_side_by_side(comparison, range(len(runs))[i * each : (i + 1) * each]) for i in range(several)]
+    tables[-1].caption = "* best, or equal to the best"
+    notes = [Text(f"{name} was not measured: {why}", style="yellow") for name, why in comparison.gaps.items()]
+    return Group(*tables, *notes)
+
+
+def _side_by_side(comparison: Comparison, places: range) -> Table:
+    """The runs at these places; the best of all, not of these, are marked."""
+    runs = comparison.runs
+    table = _table(f"{comparison.job} on {comparison.runtime}", caption="")
     table.add_column("", no_wrap=True)
-    for run in runs:
-        table.add_column(escape(run.architecture), justify="right")
-    for figure in FIGURES:
+    for at in places:
+        table.add_column(escape(runs[at].architecture), justify="right")
+    for figure in figures_of(comparison):
         cells = [write(figure, run) for run in runs]
         if not any(cells):
             continue
         winners = best(figure, runs)
         table.add_row(
             " ".join(filter(None, (figure.name, figure.unit and f"({figure.unit})"))),
-            *(_cell(cell, best=at in winners) for at, cell in enumerate(cells)),
+            *(_cell(cells[at], best=at in winners) for at in places),
         )
     if any(run.verdicts for run in runs):
         table.add_section()
-        table.add_row("checks", *(_checks(run) for run in runs))
-    notes = [Text(f"{name} was not measured: {why}", style="yellow") for name, why in comparison.gaps.items()]
-    return Group(table, *notes)
+        table.add_row("checks", *(_checks(runs[at]) for at in places))
+    return table
 
 
 def blast_radius_table(cards: Sequence[BlastRadius]) -> Table:
@@ -103,27 +116,38 @@ def run_table(run: RunRecord) -> RenderableType:
     return table
 
 
-def matrix_table(matrix: Mapping[str, Mapping[str, str]]) -> RenderableType:
+def matrix_table(
+    matrix: Mapping[str, Mapping[str, str]], families: Mapping[str, Sequence[str]], common: str = ""
+) -> RenderableType:
     """Which architecture does which job.
 
     ``matrix[job][architecture]`` is empty where the architecture offers the job, else the reason why not.
-    Architectures are the rows, because there are many; the reasons are notes under the table.
+    Architectures are the rows, because there are many, in their ``families``; the reasons are notes under
+    the table.  ``common``: how a reason begins that needs no note of its own, as most gaps have it.
     """
     table = _table("Jobs by architecture")
     table.add_column("architecture", no_wrap=True)
     for job in matrix:
         table.add_column(escape(job), justify="center")
     notes: dict[str, int] = {}
-    for architecture in dict.fromkeys(name for row in matrix.values() for name in row):
-        cells: list[RenderableType] = []
-        for row in matrix.values():
-            reason = row.get(architecture, "not declared")
-            if reason:
-                cells.append(Text(str(notes.setdefault(reason, len(notes) + 1)), style="dim"))
-            else:
-                cells.append(Text("yes", style="green"))
-        table.add_row(escape(architecture), *cells)
-    return Group(table, *(Text(f" {mark}  {reason}", style="dim") for reason, mark in notes.items()))
+
+    def cell(reason: str) -> RenderableType:
+        if not reason:
+            return Text("yes", style="green")
+        if common and reason.startswith(common):
+            return Text("·", style="dim")
+        return Text(str(notes.setdefault(reason, len(notes) + 1)), style="dim")
+
+    for family, names in families.items():
+        table.add_row(Text(family, style="italic"))
+        for name in names:
+            table.add_row(
+                f"  {escape(name)}", *(cell(row.get(name, "not declared")) for row in matrix.values())
+            )
+    told = [Text(f" {mark}  {reason}", style="dim") for reason, mark in notes.items()]
+    if common:
+        told.insert(0, Text(f" ·  {common} this job's operations", style="dim"))
+    return Group(table, *told)
 
 
 def _table(title: str, *, caption: str | None = None, show_header: bool = True) -> Table:
