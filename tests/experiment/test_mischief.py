@@ -9,7 +9,7 @@ import pytest
 
 from polyarch.architectures.raft import Raft, RaftStore
 from polyarch.architectures.single_server import SingleServer
-from polyarch.core import Random
+from polyarch.core import Random, Refused
 from polyarch.experiment.explore import check, load, replay
 from polyarch.experiment.mischief import ONCE_LED, RANDOM_FAULTS, Mischief
 from polyarch.experiment.schedule import Setting, draw, perform
@@ -81,3 +81,19 @@ def test_a_fault_that_waited_for_a_leader_is_saved_as_done_and_replayed_exactly(
     again = replay(example)
     assert again.trace_hash == example.trace_hash
     assert again.violations[0] == example.violation
+
+
+class Closed(SingleServer):
+    """Does not let anybody look at it when all is over."""
+
+    name = "closed"
+
+    async def observe(self, x: Any) -> Any:
+        raise Refused("closed")
+
+
+def test_a_system_that_cannot_be_looked_at_in_the_end_is_a_violation_and_no_crash() -> None:
+    setting = Setting(Closed(), Kv(**Kv.small), duration=1.0, kinds=())
+    result = perform(draw(setting, 0), made=(setting.architecture, setting.job))
+    assert [v.kind for v in result.violations] == ["can be looked at when all is healed"]
+    assert "closed" in result.violations[0].detail

@@ -310,8 +310,11 @@ class _Performance:
         self.look()
         if not await self._is_ready():
             return self._violated("works again when all is healed", f"not ready {_HEALING:g} s later")
-        audit = await self._patiently(lambda: self.job.audit(x.client))
-        _, verdicts = await self._patiently(lambda: self.architecture.observe(x))
+        try:
+            audit = await self._patiently(lambda: self.job.audit(x.client))
+            _, verdicts = await self._patiently(lambda: self.architecture.observe(x))
+        except Failure as failure:
+            return self._violated("can be looked at when all is healed", str(failure))
         self.look()
         for verdict in verdicts:
             if not verdict.holds and verdict.name not in self.architecture.disclaims:
