@@ -43,7 +43,7 @@ def test_every_answer_is_a_holder_at_one_hop_and_all_copies_are_used() -> None:
         for key, answer in zip(KEYS, session.perform(ask_all)):
             assert isinstance(answer, Holder)
             assert answer.address in holders_of(key, 16, 3)
-            assert answer.hops <= 1
+            assert answer.hops == 1
             answered.setdefault(key, set()).add(answer.address)
     assert sum(len(named) for named in answered.values()) > 2.9 * len(KEYS)
 
@@ -69,10 +69,7 @@ def test_nothing_is_found_without_the_index_and_everything_when_it_is_back() -> 
         return without, empty, all(isinstance(a, Holder) for a in await ask_all(x))
 
     without, empty, found = session.perform(experiment)
-    # A peer needs no index to find what it holds itself.
-    lost = [a for a in without if isinstance(a, Failure)]
-    assert len(lost) > 0.7 * len(KEYS)
-    assert {type(a) for a in lost} == {NoIndex}
+    assert {type(a) for a in without} == {NoIndex}
     assert isinstance(empty[0], NotFound | Holder)
     assert found
 
@@ -129,9 +126,9 @@ def test_the_index_does_as_much_as_all_peers_together() -> None:
         return (await architecture.observe(x))[0]
 
     metrics = session.perform(experiment)
-    # 51 nodes; the index handles L of the 2 L messages, but for what peers find at home (3 copies of 50).
-    assert metrics["imbalance"] == pytest.approx(51 / 2, rel=0.06)
-    assert metrics["hops"] == pytest.approx(1 - 3 / 50, abs=0.03)
+    # 51 nodes; of L lookups' 2 L messages the index handles L.
+    assert metrics["imbalance"] == pytest.approx(51 / 2)
+    assert metrics["hops"] == 1
     # Each peer asks once a second, and is answered.
     assert metrics["upkeep"] == pytest.approx(2 * 50 / 51, rel=0.05)
 
@@ -155,4 +152,4 @@ def test_live_peers_lose_the_index_and_find_everything_when_it_is_back() -> None
 
         before, without, after = session.perform(experiment)
     assert before == after == len(KEYS)
-    assert without < 0.9 * len(KEYS)
+    assert without == 0

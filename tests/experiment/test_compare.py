@@ -6,12 +6,16 @@ from __future__ import annotations
 import pytest
 from small_systems import Client, Draw, Well
 
+from polyarch.architectures.central_index import CentralIndex
+from polyarch.architectures.static_peers import StaticPeers
 from polyarch.core import Refused, rpc
 from polyarch.core.job import Done
 from polyarch.experiment.compare import Outage, Pace, compare
 from polyarch.experiment.load import Load
 from polyarch.experiment.record import BlastRadius, Comparison
 from polyarch.experiment.run import Question, Trial
+from polyarch.jobs.lookup import Lookup
+from polyarch.runtimes.sim.network import Network, Regional
 
 PACE = Pace(rounds=2, saturation=0.2, clients=4, steady=0.3, replicas=3)
 
@@ -137,3 +141,25 @@ def test_a_comparison_holds_only_if_every_verdict_of_every_run_does():
     assert [run.holds for run in result.runs] == [True, False]
     assert not result.holds
     assert result.blast_radius == ()
+
+
+def test_a_slow_system_is_down_for_longer_than_its_operations_wait():
+    assert PACE.for_slow(0.1) == PACE
+    slow = PACE.for_slow(2.0)
+    assert slow.down == 4.0
+    assert slow.window > slow.down + 2.0
+    assert slow.replicas <= PACE.replicas
+
+
+def test_a_jobs_own_figures_are_from_before_anything_was_killed():
+    regions = {"network": Network(latency=Regional())}
+    kinds = (CentralIndex, StaticPeers)
+    questions = [Question(kind(), Lookup(keys=200), options=dict(regions)) for kind in kinds]
+    result = compare(questions, PACE)
+    index, static = result.runs
+    assert index.operations.failed > 0  # in the time without the index
+    assert index.metrics["success"] == static.metrics["success"] == 1.0
+    # A kill is felt by its operations, which take a quarter of a second here: longer than the usual pace.
+    assert cards(result)["index"].single_point_of_failure
+    assert [m.name for m in result.measures] == ["success", "hops", "links", "upkeep", "imbalance"]
+    assert (index.metrics["upkeep"] > 0, static.metrics["upkeep"]) == (True, 0.0)

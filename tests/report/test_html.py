@@ -7,9 +7,10 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from polyarch.experiment.record import Comparison, load
+from polyarch.experiment.record import Comparison, Measure, load
 from polyarch.report.html import write_report
 from polyarch.report.plots import plots
 from polyarch.report.verdict import sentences
@@ -116,3 +117,19 @@ def test_words_from_a_record_cannot_become_markup(tmp_path: Path) -> None:
 
 def test_writing_twice_replaces_the_report(comparison: Comparison, tmp_path: Path) -> None:
     assert write_report(comparison, tmp_path) == write_report(comparison, str(tmp_path))
+
+
+def test_a_jobs_own_figures_are_in_the_tables_and_in_plots(comparison: Comparison, tmp_path: Path) -> None:
+    runs = tuple(
+        msgspec.structs.replace(run, metrics={"imbalance": 31.25 + at})
+        for at, run in enumerate(comparison.runs)
+    )
+    measures = (Measure("imbalance", "the busiest handles {} times the mean", better="low"),)
+    judged = msgspec.structs.replace(comparison, runs=runs, measures=measures, sentences=())
+    page = write_report(judged, tmp_path).read_text()
+    assert page.count("<td>imbalance</td>") == 1
+    assert "<b>31.2</b>" in page
+    assert "The busiest handles 31.2 times the mean (the least)" in page
+    drawn = plots(judged)
+    assert drawn[0].note == "the busiest handles imbalance times the mean"
+    assert drawn[0].figure["data"][0]["x"] == [31.25, 32.25, 33.25, 34.25]

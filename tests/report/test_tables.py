@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console, RenderableType
 
-from polyarch.experiment.record import Comparison, Verdict
+from polyarch.experiment.record import Comparison, Measure, Verdict
 from polyarch.report.figures import SATURATION, best, number, times
 from polyarch.report.table import blast_radius_table, comparison_table, matrix_table, run_table
 
@@ -96,3 +96,31 @@ def test_numbers_have_about_three_digits() -> None:
     shown = [number(value) for value in (3949.6, 12.44, 1.204, 0.0714, 0.5, 0, 5000)]
     assert shown == ["3,950", "12.4", "1.20", "0.071", "0.5", "0", "5,000"]
     assert [times(ratio) for ratio in (41.2, 2.14, 1.04, 0.5)] == ["41x", "2.1x", "1.04x", "0.50x"]
+
+
+MEASURES = (
+    Measure("success", "{} of the lookups found somebody", "%", "high", factor=100.0),
+    Measure("upkeep", "each node sends {} messages/s", "messages/s", "low"),
+)
+
+
+def measured_comparison() -> Comparison:
+    runs = (
+        make_measured("ring", (100, 110, 120), 9.0, metrics={"success": 0.985, "upkeep": 12.0}),
+        make_measured("chord", (50, 51, 52), 9.0, metrics={"success": 1.0, "upkeep": 16.5}),
+        make_measured("other", (50, 51, 52), 9.0, metrics={"success": 0.5, "upkeep": "unknown"}),
+    )
+    return Comparison(job="lookup", runtime="sim", runs=runs, blast_radius=(), measures=MEASURES)
+
+
+def test_a_jobs_own_figures_are_rows_and_what_was_not_measured_is_a_gap() -> None:
+    table = comparison_table(measured_comparison())
+    assert [cell.strip() for cell in row(table, "success (%)")] == ["98.5", "100 *", "50"]
+    assert [cell.strip() for cell in row(table, "upkeep (messages/s)")] == ["12 *", "16.5", "-"]
+
+
+def test_what_does_not_fit_beside_each_other_comes_below_with_the_best_of_all_marked() -> None:
+    shown = text(comparison_table(measured_comparison(), width=70))
+    lines = [line.split() for line in shown.splitlines() if "success" in line]
+    assert lines == [["success", "(%)", "98.5", "100", "*"], ["success", "(%)", "50"]]
+    assert text(comparison_table(measured_comparison(), width=90)).count("success") == 1

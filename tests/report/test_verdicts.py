@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from polyarch.experiment.record import Comparison, Operations, Verdict
+from polyarch.experiment.record import Comparison, Cost, Measure, Operations, Verdict
 from polyarch.report.verdict import sentence, sentences
 
 from .conftest import make_card, make_measured, make_run
@@ -88,3 +88,19 @@ def test_operations_without_success_are_counted() -> None:
 def test_there_is_one_sentence_for_each_architecture(comparison: Comparison) -> None:
     said = sentences(comparison)
     assert [words.split(":")[0] for words in said] == [run.architecture for run in comparison.runs]
+
+
+def test_a_jobs_own_figures_come_in_its_own_words() -> None:
+    measures = (
+        Measure("success", "{} of the lookups found somebody", "%", "high", factor=100.0),
+        Measure("hops", "over {} hops", better="low"),
+        Measure("links", "each node knows {} others", better="low"),
+    )
+    one = make_run("ring", metrics={"success": 1.0, "hops": 16.0}, cost_per_operation=Cost(messages=34.2))
+    other = make_run("chord", metrics={"success": 0.992, "hops": 3.1})
+    assert sentence(one, (one, other), (), measures) == (
+        "ring: 100 % of the lookups found somebody (the most), over 16 hops, one costs 34.2 messages."
+    )
+    assert sentence(other, (one, other), (), measures) == (
+        "chord: 99.2 % of the lookups found somebody, over 3.10 hops (the least)."
+    )

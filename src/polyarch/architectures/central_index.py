@@ -148,8 +148,6 @@ class Peer(Participant):
         self.handled += 1
         if not self.member:
             raise NotAMember(self.address)
-        if place in self.places:
-            return Found(self.address, 0, 0)
         try:
             named = list(await self.index.query(place))
         except Failure as failure:

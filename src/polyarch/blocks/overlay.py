@@ -172,7 +172,7 @@ async def figures(x: Any, nodes: int) -> dict[str, float]:
     """``TALLY`` of an overlay of so many nodes, for ``Architecture.observe``: what its client has counted,
     and the messages of a while in which nobody asks (long enough for every node's timers if there are few;
     of many nodes, a second shows as much)."""
-    quiet = min(4.0, max(1.0, 40_000 / nodes))
+    quiet = min(4.0, max(1.0, 10_000 / nodes))
     before = await x.control.traffic()
     await x.sleep(quiet)
     after = await x.control.traffic()

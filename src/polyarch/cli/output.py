@@ -36,10 +36,10 @@ __all__ = [
 ]  # fmt: skip
 
 
-def console() -> Console:
-    """Standard output: as wide as the terminal, or wide enough for tables in a file or a pipe."""
+def console(width: int = 140) -> Console:
+    """Standard output: as wide as the terminal, or ``width`` in a file or a pipe."""
     made = _Console(highlight=False, soft_wrap=True)
-    return made if made.is_terminal else _Console(highlight=False, soft_wrap=True, width=140)
+    return made if made.is_terminal else _Console(highlight=False, soft_wrap=True, width=width)
 
 
 class _Console(Console):
@@ -56,7 +56,7 @@ def print_json(document: Any) -> None:
 
 def print_comparison(result: Comparison) -> None:
     """Tables, and a sentence for each architecture."""
-    out = console()
+    out = console(max(140, 26 + 18 * len(result.runs)))
     out.print(comparison_table(result, width=out.width))
     if result.blast_radius:
         out.print(blast_radius_table(result.blast_radius))

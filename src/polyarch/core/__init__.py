@@ -13,7 +13,7 @@ from polyarch.core.errors import (
     Unreachable,
 )
 from polyarch.core.http import Http, Over, Request, Response, Web, get, post
-from polyarch.core.job import Done, Job, Operation, Verdict, Visit
+from polyarch.core.job import Done, Job, Measure, Operation, Verdict, Visit
 from polyarch.core.messages import Reference, oneway, rpc
 from polyarch.core.node import Env, Node
 from polyarch.core.randomness import Random
@@ -34,6 +34,7 @@ __all__ = [
     "Future",
     "Http",
     "Job",
+    "Measure",
     "Node",
     "Operation",
     "Over",

@@ -26,7 +26,7 @@ from polyarch.core.randomness import Random
 from polyarch.core.records import Record
 from polyarch.core.system import Parameterised, Verdict
 
-__all__ = ["Done", "Job", "Operation", "Verdict", "Visit"]
+__all__ = ["Done", "Job", "Measure", "Operation", "Verdict", "Visit"]
 
 
 class Operation(Record):
@@ -62,6 +62,20 @@ class Done(Record):
     detail: str = ""
 
 
+class Measure(Record, omit_defaults=True):
+    """A figure of a job that its architectures measure themselves, among their ``metrics``: a line of every
+    comparison."""
+
+    name: str
+    """Its name among the metrics."""
+    words: str
+    """What it says, with the figure as ``{}``: ``a node knows {} others``."""
+    unit: str = ""
+    better: Literal["high", "low"] | None = None
+    factor: float = 1.0
+    """What the metric is multiplied with to be in this unit: 100 for a share in ``%``."""
+
+
 class Job(Parameterised, abc.ABC):
     """The base of jobs; one file each.  Its docstring's first line is its summary."""
 
@@ -78,6 +92,9 @@ class Job(Parameterised, abc.ABC):
     """Operations per second of a run that says neither a rate nor clients."""
     mean_visit: float = 1.0
     """Mean number of operations in a visit: a rate of R operations/s is R / mean_visit visits/s."""
+
+    measures: ClassVar[tuple[Measure, ...]] = ()
+    """What else to compare architectures by, beside throughput, latency and cost."""
 
     small: ClassVar[dict[str, Any]] = {}
     """Parameters with which few operations meet often: those of ``polyarch check``."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -61,6 +62,15 @@ class Pace:
         each = seconds / rounds
         return cls(rounds, each, clients, each, kills=kills, replicas=replicas)
 
+    def for_slow(self, longest: float) -> Pace:
+        """The same for a system whose operations take up to ``longest`` seconds: it must be down for longer
+        than they wait, or else nothing is learnt from those that succeed."""
+        down = 2 * longest
+        if down <= self.down:
+            return self
+        few = min(self.replicas, 2)
+        return dataclasses.replace(self, down=down, window=2 * down, long=1.5 * down, replicas=few)
+
 
 def compare(questions: Sequence[Question], pace: Pace) -> Comparison:
     """Measure them all.  The questions differ in the architecture only."""
@@ -96,18 +106,26 @@ def compare(questions: Sequence[Question], pace: Pace) -> Comparison:
         for trial in trials:
             trial.end_churn()
         footprints = [trial.footprint() for trial in trials]
+        measured = [trial.measured() for trial in trials]
         known = [trial.bytes_are_known() for trial in trials]
         cards: list[BlastRadius] = []
         for i, trial in enumerate(trials):
             usual = {name: latency.max * 1e-3 for name, latency in latency_of(steady[i])[1].items()}
+            own = pace.for_slow(max(usual.values(), default=0.0))
             for role in trial.system.roles.values() if pace.kills else ():
-                names = role.process_names()[: pace.replicas]
-                cards.append(max((_kill(trial, role.name, n, pace, usual) for n in names), key=_damage))
+                names = role.process_names()[: own.replicas]
+                cards.append(max((_kill(trial, role.name, n, own, usual) for n in names), key=_damage))
         runs = [
-            _record(trial, rounds[0], saturation[i], steady[i], footprints[i], known[i])
+            _record(trial, rounds[0], saturation[i], steady[i], footprints[i], known[i], measured[i])
             for i, trial in enumerate(trials)
         ]
-        return Comparison(job=type(job).name, runtime=runtime, runs=tuple(runs), blast_radius=tuple(cards))
+        return Comparison(
+            job=type(job).name,
+            runtime=runtime,
+            runs=tuple(runs),
+            blast_radius=tuple(cards),
+            measures=type(job).measures,
+        )
     finally:
         for trial in trials:
             trial.close()
@@ -120,10 +138,12 @@ def _record(
     steady: Sequence[LoadResult],
     footprint: tuple[int | None, float | None],
     bytes_known: bool,
+    measured: Mapping[str, Any],
 ) -> RunRecord:
     q = trial.question
     history = trial.history()
     verdicts, metrics = trial.verdicts(history)
+    metrics = {**metrics, **measured}
     latency, by_operation = latency_of(steady)
     rounds = [latency_of([r])[0] for r in steady]
     seconds = sum(r.seconds for r in steady)

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from polyarch.core.job import Verdict
+from polyarch.core.job import Measure, Verdict
 from polyarch.core.records import Record
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Cost",
     "Environment",
     "Latency",
+    "Measure",
     "Operations",
     "RunRecord",
     "Spread",
@@ -262,6 +263,8 @@ class Comparison(Record, frozen=True, kw_only=True, omit_defaults=True):
     """One verdict in words for each run, in the same order."""
     gaps: dict[str, str] = {}
     """Architectures that were asked for and not measured, each with the reason."""
+    measures: tuple[Measure, ...] = ()
+    """The job's own figures, which are among the ``metrics`` of the runs: from before anything was killed."""
 
     @property
     def holds(self) -> bool:

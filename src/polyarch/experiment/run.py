@@ -251,6 +251,15 @@ class Trial:
             metrics = {**metrics, **self.sides.metrics()}
         return verdicts, metrics
 
+    def measured(self) -> dict[str, Any]:
+        """The metrics that are the job's ``measures``, of what has happened so far."""
+        names = [measure.name for measure in type(self.question.job).measures]
+        if not names:
+            return {}
+        self.phase("measuring")
+        metrics, _ = self.perform(self.question.architecture.observe)
+        return {name: metrics[name] for name in names if name in metrics}
+
     def nodes(self) -> dict[str, int]:
         """How many of each role."""
         return {role.name: role.count for role in self.system.roles.values()}

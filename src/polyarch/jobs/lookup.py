@@ -12,7 +12,7 @@ import msgspec
 from polyarch.blocks.popularity import Popularity
 from polyarch.blocks.ring import identifier
 from polyarch.core.errors import Refused
-from polyarch.core.job import Done, Job, Operation, Verdict, Visit
+from polyarch.core.job import Done, Job, Measure, Operation, Verdict, Visit
 from polyarch.core.messages import rpc
 from polyarch.core.node import Node
 from polyarch.core.randomness import Random
@@ -124,6 +124,14 @@ class Lookup(Job):
     port = Directory
     keys: int = parameter(10_000, "different keys that are asked for", least=1)
     skew: float = parameter(0.0, "Zipf exponent of their popularity; 0: uniform", least=0, most=4)
+
+    measures = (
+        Measure("success", "{} of the lookups found somebody", "%", "high", factor=100.0),
+        Measure("hops", "over {} hops", better="low"),
+        Measure("links", "each node knows {} others", better="low"),
+        Measure("upkeep", "sends {} messages/s when nobody asks", "messages/s", "low"),
+        Measure("imbalance", "the busiest handles {} times the mean", better="low"),
+    )
 
     before: Census | None = None
 

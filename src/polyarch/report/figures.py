@@ -10,7 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from polyarch.experiment.record import BlastRadius, Churned, Cost, Latency, RunRecord, Spread
+from polyarch.experiment.record import (
+    BlastRadius,
+    Churned,
+    Comparison,
+    Cost,
+    Latency,
+    Measure,
+    RunRecord,
+    Spread,
+)
 
 __all__ = [
     "FIGURES",
@@ -21,6 +30,8 @@ __all__ = [
     "checks",
     "churn",
     "equal",
+    "figures_of",
+    "measured",
     "number",
     "recovery",
     "times",
@@ -59,6 +70,16 @@ def _cost(part: str) -> Figure:
     return Figure(f"{part} per operation", "", "low", value)
 
 
+def measured(measure: Measure) -> Figure:
+    """A job's own figure."""
+
+    def value(run: RunRecord) -> float | None:
+        metric = run.metrics.get(measure.name)
+        return measure.factor * metric if isinstance(metric, int | float) else None
+
+    return Figure(measure.name, measure.unit, measure.better, value)
+
+
 def _saturation(run: RunRecord) -> float | None:
     spread = run.saturation_throughput_per_s
     return None if spread is None else spread.median
@@ -85,6 +106,11 @@ FIGURES: tuple[Figure, ...] = (
     Figure("processes", "", "low", lambda run: run.processes),
     Figure("memory", "MB", "low", lambda run: run.memory_mb),
 )
+
+
+def figures_of(comparison: Comparison) -> tuple[Figure, ...]:
+    """The figures of a comparison: its job's own, and those that all jobs have."""
+    return (*map(measured, comparison.measures), *FIGURES)
 
 
 def _decimals(value: float) -> int:

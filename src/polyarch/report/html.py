@@ -17,7 +17,7 @@ from string import Template
 from typing import Any
 
 from polyarch.experiment.record import Comparison, RunRecord, Verdict, dumps
-from polyarch.report.figures import FIGURES, best, checks, number, recovery, write
+from polyarch.report.figures import best, checks, figures_of, number, recovery, write
 from polyarch.report.plots import Plot, colour, plots
 from polyarch.report.verdict import sentences
 
@@ -105,7 +105,7 @@ def _plot(plot: Plot) -> str:
 def _figures(comparison: Comparison) -> str:
     runs = comparison.runs
     rows = []
-    for figure in FIGURES:
+    for figure in figures_of(comparison):
         cells = [write(figure, run) for run in runs]
         if not any(cells):
             continue
@@ -174,9 +174,10 @@ def _checks(comparison: Comparison) -> str:
 def _parameters(comparison: Comparison) -> str:
     """Nodes, parameters and own metrics of every run; what an architecture does not have stays empty."""
     runs = comparison.runs
+    shown = {measure.name for measure in comparison.measures}
     rows = [["nodes", *(", ".join(f"{n} {escape(role)}" for role, n in run.nodes.items()) for run in runs)]]
     for values in ([run.parameters for run in runs], [run.metrics for run in runs]):
-        for name in sorted({name for mapping in values for name in mapping}):
+        for name in sorted({name for mapping in values for name in mapping} - shown):
             cells = (escape(_value(mapping[name])) if name in mapping else "" for mapping in values)
             rows.append([escape(name), *cells])
     return _table(["", *(escape(run.architecture) for run in runs)], rows)

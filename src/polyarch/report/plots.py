@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from polyarch.experiment.record import BlastRadius, Comparison, RunRecord
-from polyarch.report.figures import FIGURES, SATURATION, Figure, number, recovery, write
+from polyarch.report.figures import FIGURES, SATURATION, Figure, measured, number, recovery, write
 
 __all__ = ["Plot", "colour", "plots"]
 
@@ -42,6 +42,7 @@ def colour(at: int) -> str:
 def plots(comparison: Comparison) -> list[Plot]:
     """Every plot for which something was measured."""
     drawn = (
+        *_measures(comparison),
         _saturation(comparison.runs),
         _latency(comparison.runs),
         _cost(comparison.runs),
@@ -49,6 +50,22 @@ def plots(comparison: Comparison) -> list[Plot]:
         _blast_radius(comparison),
     )
     return [plot for plot in drawn if plot is not None]
+
+
+def _measures(comparison: Comparison) -> list[Plot | None]:
+    """The job's own figures, three to a plot."""
+    runs = comparison.runs
+    figures = [f for f in map(measured, comparison.measures) if any(f.value(r) is not None for r in runs)]
+    note = "; ".join(m.words.format(m.name) for m in comparison.measures)
+    return [
+        Plot(
+            title=f"What the job {comparison.job} is judged by" + (" (continued)" if at else ""),
+            note="" if at else note,
+            figure=_bars(runs, figures[at : at + 3]),
+            height=_height(len(runs)),
+        )
+        for at in range(0, len(figures), 3)
+    ]
 
 
 def _saturation(runs: Sequence[RunRecord]) -> Plot | None:

@@ -24,8 +24,8 @@ def comparison_table(comparison: Comparison, *, width: int | None = None) -> Ren
     """Architectures as columns, figures as rows, the best of a row marked; equals are all marked.  What does
     not stand beside each other in ``width`` characters comes in several tables."""
     runs = comparison.runs
-    most = max(1, (width - _FIRST_COLUMN) // _COLUMN) if width else len(runs)
-    several = -(-len(runs) // most) or 1
+    most = max(1, (width - _FIRST_COLUMN) // _COLUMN if width else len(runs))
+    several = max(1, -(-len(runs) // most))
     each = -(-len(runs) // several)
     tables = [_side_by_side(comparison, range(len(runs))[i * each : (i + 1) * each]) for i in range(several)]
     tables[-1].caption = "* best, or equal to the best"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from polyarch.experiment.record import BlastRadius, Comparison, RunRecord
+from polyarch.experiment.record import BlastRadius, Comparison, Measure, RunRecord
 from polyarch.report.figures import (
     P99,
     SATURATION,
     Figure,
     best,
     equal,
+    measured,
     number,
     recovery,
     times,
@@ -26,13 +27,20 @@ __all__ = ["sentence", "sentences"]
 
 def sentences(comparison: Comparison) -> tuple[str, ...]:
     """One sentence for each run, in the order of the runs."""
-    return tuple(sentence(run, comparison.runs, comparison.blast_radius) for run in comparison.runs)
+    c = comparison
+    return tuple(sentence(run, c.runs, c.blast_radius, c.measures) for run in c.runs)
 
 
-def sentence(run: RunRecord, runs: Sequence[RunRecord], cards: Sequence[BlastRadius] = ()) -> str:
+def sentence(
+    run: RunRecord,
+    runs: Sequence[RunRecord],
+    cards: Sequence[BlastRadius] = (),
+    measures: Sequence[Measure] = (),
+) -> str:
     """The verdict on ``run`` among ``runs``, whose first is what the others are measured against."""
     parts = [
         *_wrong(run),
+        *_measures(run, runs, measures),
         *_speed(run, runs),
         *_unsuccessful(run),
         *_partition(run),
@@ -48,6 +56,24 @@ def _wrong(run: RunRecord) -> list[str]:
         for verdict in run.verdicts
         if verdict.broken
     ]
+
+
+def _measures(run: RunRecord, runs: Sequence[RunRecord], measures: Sequence[Measure]) -> list[str]:
+    """The job's own figures, in its own words."""
+    parts = []
+    for measure in measures:
+        figure = measured(measure)
+        if figure.value(run) is None:
+            continue
+        best_of_all = {"high": " (the most)", "low": " (the least)", None: ""}[measure.better]
+        words = measure.words.format(f"{write(figure, run)}{' %' if measure.unit == '%' else ''}")
+        parts.append(words + (best_of_all if _stands_out(figure, run, runs) else ""))
+    if not parts:
+        return []
+    messages = run.cost_per_operation.messages if run.cost_per_operation else None
+    if messages is not None:
+        parts.append(f"one costs {number(messages)} messages")
+    return [", ".join(parts)]
 
 
 def _speed(run: RunRecord, runs: Sequence[RunRecord]) -> list[str]:
