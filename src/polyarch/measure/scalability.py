@@ -1,0 +1,152 @@
+"""Scalability as a fit: throughput against size, and what limits it.
+
+The Universal Scalability Law (Gunther, "A simple capacity model of massively parallel transaction systems",
+CMG 1993; "Guerrilla Capacity Planning", 2007, chapters 4 to 6): of N servers, or processors, or clients,
+
+    X(N) = N X1 / (1 + a (N - 1) + b N (N - 1))
+
+a, *contention*: the part of the work that one does while the others wait (the serial part).  b, *coherence*:
+what each pair of them costs, to agree or to keep copies the same.  With b = 0 it is Amdahl's law (1967), and
+X tends to X1 / a; with b > 0 it has a peak at N = sqrt((1 - a) / b), and falls behind it.
+
+    N / X(N) = 1/X1 + (a/X1) (N - 1) + (b/X1) N (N - 1)
+
+is linear in its three coefficients: least squares have one solution, found without a search.  Errors are
+relative (throughput is as exact at 1,000 as at 10), so each equation is divided by its left-hand side.  No
+coefficient is negative: where one would be, it is nothing, and the others are fitted again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["LINEAR", "Interval", "Usl", "amdahl", "fit", "usl"]
+
+LINEAR = 0.9
+"""Linear, as it is meant here: at least this part of N times what one does."""
+_RESAMPLES = 500
+
+
+def usl(n: float, contention: float, coherence: float) -> float:
+    """How many times what one does N do: C(N)."""
+    return n / (1 + contention * (n - 1) + coherence * n * (n - 1))
+
+
+def amdahl(n: float, serial: float) -> float:
+    """The speed-up of N processors when a part of the work is serial."""
+    return 1 / (serial + (1 - serial) / n)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A coefficient, and where it lies with a confidence of 95 %."""
+
+    value: float
+    low: float | None
+    """None: as many coefficients as measurements, so that nothing says how sure they are."""
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Usl:
+    """A fitted law."""
+
+    one: Interval
+    """X1: throughput of one."""
+    contention: Interval
+    coherence: Interval
+    peak: Interval | None
+    """The N of the highest throughput; None: it never falls (no coherence).  The upper end is infinite where
+    the measurements bear a law without a peak too."""
+    error: float
+    """Root mean square of the relative residuals."""
+
+    def throughput(self, n: float) -> float:
+        return self.one.value * usl(n, self.contention.value, self.coherence.value)
+
+    def linear_to(self) -> float:
+        """The largest N with at least ``LINEAR`` of N times what one does; infinite if it always has."""
+        a, b = self.contention.value, self.coherence.value
+        room = 1 / LINEAR - 1  # what a (N - 1) + b N (N - 1) may be
+        if b == 0:
+            return 1 + room / a if a else math.inf
+        # b N^2 + (a - b) N - (a + room) = 0
+        return (b - a + math.sqrt((a - b) ** 2 + 4 * b * (a + room))) / (2 * b)
+
+    def losses(self, n: float) -> tuple[float, float]:
+        """What N lose to contention and to coherence, as parts of what is left: a (N-1) and b N (N-1)."""
+        return self.contention.value * (n - 1), self.coherence.value * n * (n - 1)
+
+
+def fit(sizes: Sequence[float], throughputs: Sequence[float], rng: np.random.Generator) -> Usl:
+    """The law that fits best.  ``sizes`` and ``throughputs``: one entry for each run, so that a size of
+    several runs is there several times.  At least three different sizes; ``ValueError`` otherwise.
+
+    The intervals are from a bootstrap of the residuals (Efron and Tibshirani 1993, chapter 9): they know of
+    the noise, and of what the law does not explain.
+    """
+    n, x = np.asarray(sizes, dtype=float), np.asarray(throughputs, dtype=float)
+    if n.shape != x.shape:
+        raise ValueError(f"{n.size} sizes, {x.size} throughputs")
+    if len(set(n.tolist())) < 3:
+        raise ValueError("the law has three coefficients: at least three different sizes are needed")
+    if not (n >= 1).all() or not (x > 0).all() or not np.isfinite(x).all():
+        raise ValueError("sizes are at least 1, and throughputs above 0")
+    best = _solve(n, x)
+    predicted = best[0] * n / (1 + best[1] * (n - 1) + best[2] * n * (n - 1))
+    residuals = x / predicted - 1
+    error = float(np.sqrt(np.mean(residuals**2)))
+    free = n.size - 3
+    if not free:
+        rows = None
+    else:
+        # Residuals of a fit are smaller than errors are.
+        scaled = (residuals - residuals.mean()) * math.sqrt(n.size / free)
+        drawn = scaled[rng.integers(n.size, size=(_RESAMPLES, n.size))]
+        rows = np.array([_solve(n, predicted * np.maximum(1 + row, 0.01)) for row in drawn])
+
+    def interval(value: float, column: np.ndarray | None) -> Interval:
+        if column is None:
+            return Interval(value, None, None)
+        # Not interpolated: a peak may be at infinity.
+        low, high = np.percentile(column, (2.5, 97.5), method="nearest")
+        return Interval(value, float(low), float(high))
+
+    peaks = None if rows is None else np.array([_peak(a, b) for _, a, b in rows])
+    at = _peak(best[1], best[2])
+    one, contention, coherence = (interval(best[i], None if rows is None else rows[:, i]) for i in range(3))
+    return Usl(
+        one,
+        contention,
+        coherence,
+        peak=interval(at, peaks) if math.isfinite(at) else None,
+        error=error,
+    )
+
+
+def _peak(a: float, b: float) -> float:
+    """The N of the highest throughput; at least 1."""
+    return math.inf if b <= 0 else max(1.0, math.sqrt(max(0.0, 1 - a) / b))
+
+
+def _solve(n: np.ndarray, x: np.ndarray) -> tuple[float, float, float]:
+    """X1, a and b by least squares of relative errors, none of them negative."""
+    left = n / x
+    columns = np.stack([np.ones_like(n), n - 1, n * (n - 1)], axis=1) / left[:, None]
+    best, least = None, math.inf
+    # Three unknowns: the best of all ways to leave some out is found by trying them.
+    for kept in itertools.chain([(0, 1, 2)], [(0, 1), (0, 2)], [(0,)]):
+        solved, *_ = np.linalg.lstsq(columns[:, kept], np.ones_like(n), rcond=None)
+        if (solved < 0).any() or solved[0] <= 0:
+            continue
+        wrong = float(np.sum((columns[:, kept] @ solved - 1) ** 2))
+        if wrong < least:
+            least, best = wrong, dict(zip(kept, solved.tolist()))
+    assert best is not None  # with the first one alone there is always a solution
+    one = 1 / best[0]
+    return one, best.get(1, 0.0) * one, best.get(2, 0.0) * one
