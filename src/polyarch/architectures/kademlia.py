@@ -281,7 +281,7 @@ class Kademlia(PairKeeper):
         return len(self.buckets)
 
     @rpc
-    def contacts(self) -> tuple[Peer, ...]:
+    async def contacts(self) -> tuple[Peer, ...]:
         """Everybody in this node's buckets."""
         return tuple(self.buckets)
 
