@@ -85,11 +85,15 @@ class AntiEntropy(Teller):
         super().deliver(news)
         self.checksum ^= spread_bits(news.message)
 
-    async def cycle(self) -> None:
-        """Choose a partner, and resolve the differences."""
+    def cycle(self) -> Any:
+        """Whoever has or wants something calls somebody."""
         push, pull = "push" in self.style, "pull" in self.style
-        if len(self.addresses) == 1 or not (pull or self.store):
-            return
+        if (pull or self.store) and len(self.addresses) > 1:
+            return self.call(push, pull)
+        return None
+
+    async def call(self, push: bool, pull: bool) -> None:
+        """Choose a partner, and resolve the differences."""
         partner = self.address
         while partner == self.address:
             partner = self.random.choice(self.addresses)

@@ -76,16 +76,21 @@ class Rumours(Teller):
     def rumours(self) -> tuple[News, ...]:
         return tuple(self.store[message] for message in self.hot)
 
-    async def cycle(self) -> None:
+    def cycle(self) -> Any:
+        """What was asked for in the last cycle counts as one contact; and now there is another one."""
         for message, needed in self.asked.items():
             self.lose_interest(message, needed)
         self.asked = {}
-        told = self.rumours() if self.push else ()
-        if len(self.addresses) == 1 or not (told or self.pull):
-            return
+        if (self.pull or self.hot) and len(self.addresses) > 1:
+            return self.contact()
+        return None
+
+    async def contact(self) -> None:
+        """Tell a random other one what is hot here, or ask what is hot there."""
         partner = self.address
         while partner == self.address:
             partner = self.random.choice(self.addresses)
+        told = self.rumours() if self.push else ()
         self.sent += 1
         if not self.pull and not self.feedback:
             self.at(partner).tell(told)
