@@ -42,21 +42,22 @@ class Flooding(Unstructured):
     # -- searching ----------------------------------------------------------------------------------------
 
     @rpc(timeout=30.0)
-    async def search(self, key: int) -> Holder:
-        """Find a peer that has the key; ``NotFound`` if no hit has come when all must have."""
+    async def search(self, key: int, ttl: int | None = None) -> Holder:
+        """Find a peer that has the key within ``ttl`` hops (unless given, as many as its own settings say);
+        ``NotFound`` if no hit has come when all must have."""
         self.check_question(key)
         self.searches += 1
         if self.has(key):
             self.found += 1
             return Holder(self.address)
-        for ttl in self.rings():
+        for reach in self.rings() if ttl is None else (ttl,):
             try:
-                holder = await self.flood(key, ttl)
+                holder = await self.flood(key, reach)
             except Timeout:
                 continue
             self.found += 1
             return holder
-        raise NotFound(f"no peer within {self.ttl} hops of {self.address} has the key")
+        raise NotFound(f"no peer within {reach} hops of {self.address} has the key")
 
     def rings(self) -> Iterator[int]:
         """The times to live to be tried."""
