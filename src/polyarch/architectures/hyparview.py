@@ -3,11 +3,13 @@
 Leitão, Pereira, Rodrigues: "HyParView: a membership protocol for reliable gossip-based broadcast", DSN 2007,
 and technical report DI-FCUL TR-07-13.  Algorithm and sections below are those of the report.
 
-A peer keeps two views.  Its *active view* is small (5) and symmetric: each neighbour in it stands for an
-open connection.  A message is *flooded* over these connections, so that it reaches whoever is connected at
-all, and each transmission shows whether the neighbour lives.  Its *passive view* is larger (30) and holds
-addresses only, which shuffles refresh.  When a neighbour fails, one of the passive view takes its place at
-once.  So it is the flood itself that repairs the overlay which it runs over.
+A peer keeps two views.  Its *active view* is small (5) and symmetric: there is an open connection to each
+neighbour in it, and who dies is missed at once at the other ends of its connections.  A message is *flooded*
+over them, so that it reaches whoever is connected at all.  The *passive view* is larger (30) and holds
+addresses only, which shuffles refresh.  When a neighbour fails, one of the passive view takes its place.
+
+A connection is written as two calls, one in each direction, which are answered when it is closed.  When the
+other end dies the call fails, as TCP would tell.
 
 What is the problem with this?  The flood carries each message over every connection in at least one
 direction, some 4 copies for each peer; and because neighbours are few, paths are more than twice as long as
@@ -18,11 +20,12 @@ once, whoever has nobody alive in either view is on its own.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from math import inf
 from typing import Any
 
 from polyarch.blocks.broadcast import SPREAD, BroadcastClient, News, spread_of
 from polyarch.blocks.partial_views import VIEWS, ViewKeeper, one_part, views_figures, views_of
-from polyarch.core import Architecture, Failure, Refused, System, Verdict, oneway, parameter, rpc
+from polyarch.core import Architecture, Failure, Future, Refused, System, Verdict, oneway, parameter, rpc
 from polyarch.jobs.broadcast import Broadcast
 
 _COVERAGE = ("what was published reached all who stayed", "all who stayed delivered the same messages")
@@ -53,7 +56,8 @@ class HyParView(ViewKeeper):
 
     async def start(self) -> None:
         self.begin()
-        self.active: list[str] = []
+        # neighbour -> set when this end closes the connection to it
+        self.active: dict[str, Future[None]] = {}
         self.passive: list[str] = []
         self.given: list[str] = []  # what the last shuffle has sent away: the first to make room
         self.repairing = False
@@ -68,7 +72,6 @@ class HyParView(ViewKeeper):
 
     async def join_through(self, contact: str) -> None:
         await self.at(contact).join(self.address)
-        self.add_to_active(contact)
 
     @rpc
     async def join(self, newcomer: str) -> None:
@@ -84,31 +87,24 @@ class HyParView(ViewKeeper):
         """A random walk on a newcomer's behalf: at its end, an active view takes it in."""
         others = [n for n in self.active if n != sender and n != newcomer]
         if ttl == 0 or not others:
-            if newcomer != self.address and newcomer not in self.active:
-                self.add_to_active(newcomer)
-                self.at(newcomer).connected(self.address)
+            self.add_to_active(newcomer)
             return
         if ttl == self.passive_walk:
             self.add_to_passive(newcomer)
         self.at(self.random.choice(others)).forward_join(self.address, newcomer, ttl - 1)
 
-    @oneway
-    def connected(self, peer: str) -> None:
-        """A peer has taken this newcomer into its active view."""
-        self.add_to_active(peer)
-
     def add_to_active(self, peer: str) -> None:
-        """Take a peer in; if the view is full, a random one is disconnected for it."""
+        """Connect to a peer; if the view is full, a random neighbour is disconnected for it."""
         if peer == self.address or peer in self.active:
             return
         if peer in self.passive:
             self.passive.remove(peer)
         if len(self.active) >= self.active_size:
-            dropped = self.random.choice(self.active)
-            self.active.remove(dropped)
+            dropped = self.random.choice(list(self.active))
+            self.active.pop(dropped).set(None)
             self.add_to_passive(dropped)
-            self.at(dropped).disconnect(self.address, True)
-        self.active.append(peer)
+        closed = self.active[peer] = self.future()
+        self.spawn(self.connect(peer, closed))
 
     def add_to_passive(self, peer: str) -> None:
         """Remember a peer; if the view is full, one that was sent in the last shuffle is forgotten, or else
@@ -120,30 +116,42 @@ class HyParView(ViewKeeper):
             self.passive.remove(given or self.random.choice(self.passive))
         self.passive.append(peer)
 
-    @oneway
-    def disconnect(self, peer: str, lives: bool) -> None:
-        """A neighbour has closed its connection."""
-        if self.lose(peer) and lives:
-            self.add_to_passive(peer)
-
     @rpc(timeout=5.0)
     async def leave(self) -> None:
         """Close all connections."""
-        for n in self.active:
-            self.at(n).disconnect(self.address, False)
+        active, self.active, self.passive = self.active, {}, []
         self.entered = False
-        self.active, self.passive = [], []
+        for closed in active.values():
+            closed.set(None)
 
-    # -- failures (section 4.3) ----------------------------------------------------------------------------
+    # -- connections and failures (sections 4.1 and 4.3) ---------------------------------------------------
 
-    def lose(self, peer: str) -> bool:
-        """A connection is no more: replace it.  False if there was none."""
-        if peer not in self.active:
-            return False
-        self.active.remove(peer)
-        if self.repairs:
-            self.spawn(self.repair())
-        return True
+    async def connect(self, peer: str, closed: Future[None]) -> None:
+        """Be connected to a peer until one of both closes the connection, or the peer fails."""
+        try:
+            await self.at(peer, timeout=inf).connected(self.address)
+        except Failure:
+            lives = False
+        else:
+            lives = True
+        if self.active.get(peer) is closed:
+            self.lose(peer)
+            if lives:
+                self.add_to_passive(peer)
+
+    @rpc
+    async def connected(self, peer: str) -> None:
+        """A peer's end of a connection: answered when this end closes it."""
+        self.add_to_active(peer)
+        await self.active[peer]
+
+    def lose(self, peer: str) -> None:
+        """A neighbour is none any more: replace it."""
+        closed = self.active.pop(peer, None)
+        if closed is not None:
+            closed.set(None)
+            if self.repairs:
+                self.spawn(self.repair())
 
     async def repair(self) -> None:
         """Ask one after another of the passive view, in random order, to be neighbours, until the active view
@@ -178,34 +186,27 @@ class HyParView(ViewKeeper):
 
     async def begin_shuffle(self) -> None:
         """Once a cycle: send some of both views on a random walk.  The neighbour with which it begins is
-        first asked if it lives, so that failures are found when nobody publishes, too."""
+        first asked if it lives: not every failure resets connections."""
         if not self.active:
             return await self.find() if self.entered else None
         if len(self.active) < self.active_size and self.repairs:
             self.spawn(self.repair())
-        active = self.random.sample(self.active, min(self.active_share, len(self.active)))
+        neighbours = list(self.active)
+        active = self.random.sample(neighbours, min(self.active_share, len(neighbours)))
         self.given = self.random.sample(self.passive, min(self.passive_share, len(self.passive)))
-        n = self.random.choice(self.active)
+        n = self.random.choice(neighbours)
         try:
             await self.at(n).keep_alive(self.address)
         except Failure:
             self.lose(n)
-            for other in tuple(self.active):  # failures seldom come alone
-                self.spawn(self.check(other))
         else:
             self.at(n).shuffle(self.address, (self.address, *active, *self.given), self.active_walk - 1)
-
-    async def check(self, n: str) -> None:
-        """Find out if a neighbour lives."""
-        try:
-            await self.at(n).keep_alive(self.address)
-        except Failure:
-            self.lose(n)
 
     @rpc
     async def keep_alive(self, sender: str) -> None:
         """Answers a neighbour if it lives."""
-        self.must_be_neighbours(sender)
+        if sender not in self.active:
+            raise NotNeighbours(self.address)
 
     @oneway
     def shuffle(self, sender: str, peers: tuple[str, ...], ttl: int) -> None:
@@ -234,29 +235,16 @@ class HyParView(ViewKeeper):
 
     def flood(self, news: News, sender: str) -> None:
         """Pass it on over all connections but the one that it came over."""
-        for n in tuple(self.active):
+        for n in self.active:
             if n != sender:
                 self.sent += 1
-                self.spawn(self.pass_on(n, news))
+                self.at(n).tell(self.address, news)
 
-    async def pass_on(self, n: str, news: News) -> None:
-        """As TCP does, notice if it does not arrive."""
-        try:
-            await self.at(n).tell(self.address, news)
-        except Failure:
-            self.lose(n)
-
-    @rpc
-    async def tell(self, sender: str, news: News) -> None:
-        """A message on its way.  (Its acknowledgement is TCP's, and is not counted as sent.)"""
-        self.must_be_neighbours(sender)
-        if self.receive(news):
+    @oneway
+    def tell(self, sender: str, news: News) -> None:
+        """A message on its way."""
+        if self.belongs() and self.receive(news):
             self.flood(news, sender)
-
-    def must_be_neighbours(self, sender: str) -> None:
-        """A connection is open at both ends or at none: refuse what comes over one that is not."""
-        if sender not in self.active:
-            raise NotNeighbours(self.address)
 
 
 class HyParViewOverlay(Architecture):
