@@ -44,8 +44,7 @@ from polyarch.jobs.kv import Kv
 from polyarch.jobs.lookup import Census, Holder, Lookup
 
 MAINLINE = dict[str, Any](k=8, alpha=3, questionable=900, refresh=900, tokens=300, spares=0)
-"""The parameters of BitTorrent's mainline network (BEP 5).  Its identifiers are of 160 bits; messages here
-carry integers of up to 64."""
+"""BitTorrent's network (BEP 5); but its identifiers are of 160 bits, where integers here end at 64."""
 
 
 class Found(Record, array_like=True):
@@ -70,7 +69,7 @@ class Kademlia(PairKeeper):
     alpha: int = 3
     """Questions of a lookup that are on the way at the same time (section 2.3)."""
     widen: bool = True
-    """Whether all of the k closest are asked at once when nobody closer turns up (section 2.3)."""
+    """Whether all k are asked at once when nobody closer turns up (section 2.3)."""
     spares: int = 8
     """Newcomers that wait for a place in each full bucket (section 4.1); 0: see ``probe`` (section 2.2)."""
     questionable: float = 0.0
@@ -83,6 +82,8 @@ class Kademlia(PairKeeper):
     """Seconds between the first joins of two peers that are neighbours in ``addresses``."""
     everybody: tuple[Peer, ...] = ()
     """All peers in the order of their identifiers: given to start with full buckets, without joins."""
+    different: bool = True
+    """Whether their contacts are all different, or k independent draws, of which some may be the same."""
 
     async def start(self) -> None:
         await super().start()
@@ -91,7 +92,8 @@ class Kademlia(PairKeeper):
         self.looked: dict[int, float] = {}  # buckets in which something was looked up, and when
         self.busy: dict[str, None] = {}  # upkeep that is under way
         if self.everybody:
-            self.buckets.fill(converged(self.me, self.everybody, self.bits, self.k, self.random))
+            full = converged(self.me, self.everybody, self.bits, self.k, self.random, self.different)
+            self.buckets.fill(full)
             self.member = True
         else:
             self.spawn(self.enter())
@@ -352,12 +354,10 @@ class KademliaNetwork(Architecture):
     formation: Literal["joined", "converged"] = parameter("joined", "join one by one, or start stable")
     arrival: float = parameter(0.02, "time between two joins", least=0, unit="s")
 
+    not_borne = ("crash", "torn", "pause", "partition", "loss", "delay")  # who is silent is taken for dead
+
     def disclaims_under(self, faults: Sequence[str]) -> tuple[str, ...]:
         return DISCLAIMED if faults else ()
-
-    @property
-    def not_borne(self) -> tuple[str, ...]:
-        return ("crash", "torn", "pause", "partition", "loss", "delay")  # who is not heard is taken for dead
 
     def build(self, system: System) -> None:
         addresses = system.addresses("peer", self.nodes)

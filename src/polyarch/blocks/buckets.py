@@ -192,9 +192,12 @@ def _nearest(contacts: list[Peer], key: int, count: int) -> list[Peer]:
 # -- buckets as they are in the end ----------------------------------------------------------------------
 
 
-def converged(me: Peer, everybody: Sequence[Peer], bits: int, k: int, random: Random) -> list[list[Peer]]:
+def converged(
+    me: Peer, everybody: Sequence[Peer], bits: int, k: int, random: Random, different: bool = True
+) -> list[list[Peer]]:
     """Buckets as full as they can be, each of contacts drawn from all that fit.  ``everybody``: all nodes,
-    ``me`` too, in the order of their identifiers."""
+    ``me`` too, in the order of their identifiers.  Not ``different``: where more than k fit, k independent
+    draws, of which some may be the same contact."""
     buckets = []
     low, high = 0, len(everybody)  # those that share the first bits with ``me``: they stand side by side
     for prefix in range(bits):
@@ -204,7 +207,12 @@ def converged(me: Peer, everybody: Sequence[Peer], bits: int, k: int, random: Ra
         bit = 1 << (bits - 1 - prefix)
         middle = _first(everybody, (me.id & -2 * bit) | bit, low, high)
         first, last = (low, middle) if me.id & bit else (middle, high)
-        buckets.append([everybody[first + i] for i in few_of(last - first, k, random)])
+        fitting = last - first
+        if different or fitting <= k:
+            some = few_of(fitting, k, random)
+        else:
+            some = list(dict.fromkeys(random.below(fitting) for _ in range(k)))
+        buckets.append([everybody[first + i] for i in some])
         low, high = (middle, high) if me.id & bit else (low, middle)
     return buckets
 
