@@ -56,6 +56,17 @@ class Random:
         if n <= 0:
             raise ValueError(f"below({n}): n must be at least 1")
         bits = n.bit_length()
+        if bits <= 64:  # the usual case, written out
+            mask = (1 << bits) - 1
+            state = self._state
+            while True:
+                state = z = (state + _GAMMA) & _MASK
+                z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+                z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+                z = (z ^ (z >> 31)) & mask
+                if z < n:
+                    self._state = state
+                    return z
         while True:  # rejection: exactly uniform
             word = 0
             for _ in range((bits + 63) // 64):
