@@ -64,8 +64,9 @@ class Clustering(OfViews):
     source = JNSM + "equation (2) and figure 3b"
     certainty = "quoted from the paper"
     note = (
-        "Links count in both directions.  Equation (2) is for the degrees of a random graph; with equal degrees "
-        "it is (1 - 1/2c)^2 of that, and Cyclon is near to this (4 % below for c = 20): hence the lower bound"
+        "Links count in both directions.  Equation (2) is for the degrees of a random graph; with equal "
+        "degrees it is (1 - 1/2c)^2 of that, and Cyclon is near to this (4 % below for c = 20): hence the "
+        "lower bound"
     )
     listed = ({"n": 5000, "c": 20},)
 

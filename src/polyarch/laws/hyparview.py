@@ -87,11 +87,11 @@ class Table(Law):
     source = TR + "table 1; for other N: random graphs with as many links"
     certainty = "quoted from the paper + reproduced by reference simulation"
     note = (
-        "Clustering: links between neighbours count in each direction, over the number of pairs.  Counted so, "
-        "random graphs of these degrees have 0.00064 and 0.0070, near to both published values.  HyParView's is "
-        "that of some 11 triangles in all, and varies by a third from run to run: hence its tolerance.  Paths: "
-        "links in both directions.  Hops: fanout 4; HyParView floods.  Scamp, the table's third, is not in the "
-        "catalogue"
+        "Clustering: links between neighbours count in each direction, over the number of pairs.  Counted "
+        "so, random graphs of these degrees have 0.00064 and 0.0070, near to both published values.  "
+        "HyParView's is that of some 11 triangles in all, and varies by a third from run to run: hence its "
+        "tolerance.  Paths: links in both directions.  Hops: fanout 4; HyParView floods.  Scamp, the table's "
+        "third, is not in the catalogue"
     )
     seeds = 2
     n: int = parameter(PUBLISHED, "peers", least=200, most=100_000)
@@ -161,10 +161,10 @@ class Reliability(Law):
     source = TR + "section 5.2 and figure 2; Cyclon: percolation of fanout 4 over views of 35"
     certainty = "quoted from the paper (HyParView); computed (Cyclon)"
     note = (
-        "Messages one after another before anybody's next cycle, at most 1,000 (about a million deliveries in "
-        "all, where many live); Cyclon's are not acknowledged.  The list says that Cyclon with fanout 4 reaches "
-        "less than half past 40 % of failures.  A peer then has 2.4 living targets, and both theory and these "
-        "peers give 0.85; below half it is from 60 % on"
+        "Messages one after another before anybody's next cycle, at most 1,000 (about a million deliveries "
+        "in all, where many live); Cyclon's are not acknowledged.  The list says that Cyclon with fanout 4 "
+        "reaches less than half past 40 % of failures.  A peer then has 2.4 living targets, and both theory "
+        "and these peers give 0.85; below half it is from 60 % on"
     )
     seeds = 2
     n: int = parameter(PUBLISHED, "peers", least=200, most=50_000)
