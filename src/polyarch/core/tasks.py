@@ -335,6 +335,9 @@ async def settle(*awaitables: Awaitable[T]) -> list[T | Failure]:
             except Failure:
                 pass
         me.depth = max(me.depth, child.depth)
+        if child.error is not None:
+            # A value from here on.  Its frames would hold it for ever, as nobody collects cycles in a run.
+            child.error.__traceback__ = None
     return [c.result if c.error is None else c.error for c in children]  # type: ignore[misc]
 
 
