@@ -14,10 +14,9 @@ Values are kept at a key's successor, with copies on the next nodes (``blocks/dh
 DHash).  *Virtual nodes* (section IV-B): a process that stands at several places of the ring has a more even
 share of the keys; each place is a node of its own, and they live and die together.
 
-**What is the problem with this?**  A node must keep its successors right at all times: upkeep costs messages
-even when nobody asks, and when nodes come and go faster than it repairs, lookups run into dead fingers
-(laws CH-12 and CH-13).  Distances on the ring say nothing about those of the network.  Arcs are uneven
-(CH-09) without virtual nodes, and each of those needs upkeep of its own.
+**What is the problem with this?**  Upkeep costs messages even when nobody asks, and when nodes come and go
+faster than it repairs, lookups run into dead fingers (laws CH-12, CH-13).  Neighbours on the ring may be far
+apart in the network.  Without virtual nodes arcs are uneven (CH-09), and each of those needs upkeep.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from polyarch.blocks.dht import DHT, DISCLAIMED, DhtClient
 from polyarch.blocks.joining import Joining
 from polyarch.blocks.overlay import TALLY, NotAMember, Peer, figures, ring_of
 from polyarch.blocks.ring import between, within
-from polyarch.blocks.successors import SuccessorHolding
+from polyarch.blocks.successors import SuccessorHolding, one_ring
 from polyarch.core import (
     Architecture,
     BadArguments,
@@ -48,7 +47,7 @@ from polyarch.core import (
     settle,
 )
 from polyarch.jobs.kv import Kv
-from polyarch.jobs.lookup import Census, Holder, Lookup
+from polyarch.jobs.lookup import Holder, Lookup
 
 # -- messages --------------------------------------------------------------------------------------------
 
@@ -79,18 +78,21 @@ class Chord(Joining, SuccessorHolding):
     """r: how many nodes the successor list holds (section IV-E.3)."""
     stabilize_every: float = 0.5
     """Seconds between two rounds of upkeep; 0: none, for experiments without it."""
+    jitter: float = 0.1
+    """Each time between two rounds is varied by up to this part."""
+    random_fingers: bool = False
+    """Whether upkeep fixes any finger (SIGCOMM 2001, figure 7), or one after another (ToN, figure 6)."""
+    replace_fingers: bool = True
+    """Whether a lookup that finds a finger dead replaces it, or leaves it to ``fix_fingers``."""
     confirm: bool = True
     """Whether a successor is asked if it lives before it is given as an answer."""
     ring: tuple[Peer, ...] = ()
     """All peers in the order of the ring: given to build a converged ring directly, without joins."""
 
-    timeout = 1.0
-
     async def start(self) -> None:
         await super().start()
-        # The state: section IV-C, table I.  (self.me, self.predecessor and self.successors are there.)
-        # Farthest first: fingers[i] is the successor of me + 2^(m-1-i).  The list ends where fingers would
-        # be the successor itself: about log2 N remain, whatever m is.
+        # Beside me, predecessor and successors: farthest first, fingers[i] is the successor of
+        # me + 2^(m-1-i); the list ends where that is the successor itself: about log2 N, whatever m is.
         self.fingers: list[Peer] = []
         self.next_finger = 0
         if self.ring and not self.restarted:
@@ -98,8 +100,8 @@ class Chord(Joining, SuccessorHolding):
         else:
             self.spawn(self.enter())
         if self.stabilize_every:
-            for upkeep in (self.stabilize, self.fix_fingers, self.check_predecessor):
-                self.every(self.stabilize_every, upkeep, jitter=0.1)
+            for upkeep in (self.stabilize, self.fix_a_finger, self.check_predecessor):
+                self.every(self.stabilize_every, upkeep, jitter=self.jitter)
 
     # -- lookups (figure 5) ------------------------------------------------------------------------------
 
@@ -109,6 +111,7 @@ class Chord(Joining, SuccessorHolding):
         self.handled += 1
         if key >> self.bits:
             raise BadArguments(f"the key {key} is not of {self.bits} bits")
+        dead: tuple[Peer, ...] = ()
         while self.successors:
             n = self.successors[0]
             try:
@@ -116,24 +119,25 @@ class Chord(Joining, SuccessorHolding):
                     if self.confirm and n is not self.me:
                         await self.at(n).ping()
                     return Found(n, hops, timeouts)
-                n = self.closest_preceding_node(key)
+                n = self.closest_preceding_node(key, dead)
                 return await self.at(n).find_successor(key, hops + 1, timeouts)
             except Failure as failure:
                 # Go on through the next best node (section IV-E.3).
                 await self.suspect(n, failure)
+                dead += (n,)
                 timeouts += 1
         raise NotAMember(self.address)
 
-    def closest_preceding_node(self, key: int) -> Peer:
-        """The highest predecessor of ``key`` that this node knows: among its fingers, and in the
-        successor list (section IV-E.3)."""
+    def closest_preceding_node(self, key: int, dead: Sequence[Peer] = ()) -> Peer:
+        """The highest predecessor of ``key`` that this node knows and has not found dead: among its fingers,
+        and in the successor list (section IV-E.3)."""
         me, mask = self.me.id, (1 << self.bits) - 1
         whole = (key - me) & mask or mask + 1
         # Those before this one are farther than the key: each is at least 2^(m-1-i) away.
         for i in range(self.bits - whole.bit_length(), len(self.fingers)):
             finger = self.fingers[i]
             reached = (finger.id - me) & mask
-            if reached < whole:
+            if reached < whole and finger not in dead:
                 break
         else:
             finger, reached = self.me, 0
@@ -171,7 +175,7 @@ class Chord(Joining, SuccessorHolding):
             self.neighbours_changed()
             if not self.successors:
                 self.spawn(self.recover())
-        if n in self.fingers:
+        if self.replace_fingers and n in self.fingers:
             closer = self.successors[0] if self.successors else self.me
             for i in range(len(self.fingers) - 1, -1, -1):
                 if self.fingers[i] == n:
@@ -239,6 +243,11 @@ class Chord(Joining, SuccessorHolding):
         before, self.successors = self.successors, tuple(dict.fromkeys(list_))[: self.length]
         if self.successors != before:
             self.neighbours_changed()
+
+    async def fix_a_finger(self) -> None:
+        if self.random_fingers:
+            self.next_finger = self.random.below(len(self.fingers) + 1)
+        await self.fix_fingers()
 
     async def fix_fingers(self) -> bool:
         """Refresh the next finger, from the farthest to the successor and over again; False when it has
@@ -387,14 +396,4 @@ class ChordRing(Architecture):
         return metrics, [await self.is_ring(x)]
 
     async def is_ring(self, x: Any) -> Verdict:
-        """Whether every member's successor is the next member."""
-        census: Census = await x.client.census()
-        ring = [m.address for m in census.members]
-        wrong = []
-        for at in range(0, len(ring), 256):
-            views = await settle(*(x.at(a, Chord).neighbours() for a in ring[at : at + 256]))
-            for i, view in enumerate(views, at + 1):
-                if isinstance(view, Failure) or view.successors[0].address != ring[i % len(ring)]:
-                    wrong.append(ring[i - 1])
-        detail = f"{len(ring)} of {self.places} nodes are members, {len(wrong)} with a wrong successor"
-        return Verdict("the successors form one ring", len(ring) == self.places and not wrong, detail)
+        return await one_ring(x, Chord, self.places)

@@ -8,12 +8,16 @@ They fall together, so that two of them are no better than one to hold copies.
 
 from __future__ import annotations
 
+from typing import Any
+
 from polyarch.blocks.dht import StoringPeer
 from polyarch.blocks.overlay import NotAMember, Peer
 from polyarch.blocks.ring import identifier, within
 from polyarch.core.errors import Failure
+from polyarch.core.system import Verdict
+from polyarch.core.tasks import settle
 
-__all__ = ["SuccessorHolding"]
+__all__ = ["SuccessorHolding", "one_ring"]
 
 
 class SuccessorHolding(StoringPeer):
@@ -62,3 +66,17 @@ class SuccessorHolding(StoringPeer):
 
     async def unheard(self, n: Peer, failure: Failure) -> None:
         """A neighbour did not answer the hash table."""
+
+
+async def one_ring(x: Any, of: type[Any], nodes: int) -> Verdict:
+    """Whether so many nodes of a class, which say their ``neighbours()``, are members, and every member's
+    successor is the next member."""
+    census = await x.client.census()
+    ring = [m.address for m in census.members]
+    wrong = 0
+    for at in range(0, len(ring), 256):
+        views = await settle(*(x.at(a, of).neighbours() for a in ring[at : at + 256]))
+        for i, view in enumerate(views, at + 1):
+            wrong += isinstance(view, Failure) or view.successors[0].address != ring[i % len(ring)]
+    detail = f"{len(ring)} of {nodes} nodes are members, {wrong} with a wrong successor"
+    return Verdict("the successors form one ring", len(ring) == nodes and not wrong, detail)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from statistics import fmean
 from typing import Any
 
-from polyarch.architectures.chord import Chord, ChordClient, Found, Neighbours, Peer
+from polyarch.architectures.chord import Chord, ChordClient, Found, Neighbours
+from polyarch.blocks.overlay import Peer
 from polyarch.blocks.ring import identifier
 from polyarch.core import Failure, Random, System, parameter, settle
 from polyarch.experiment.laws import (
@@ -33,29 +34,40 @@ from polyarch.runtimes.sim.session import SimSession
 
 BITS = 62
 TON = "Stoica et al., Chord, IEEE/ACM Transactions on Networking 11(1), 2003, "
-ABSENT = {
-    "CH-11": "needs virtual nodes, which chord does not have yet",
-    "CH-12": "needs churn as a workload, which there is not yet",
-    "CH-13": "needs churn as a workload, which there is not yet",
-}
 
 
 class Ring:
     """A converged ring of peers in a simulation."""
 
-    def __init__(self, n: int, seed: int, *, length: int, upkeep: float = 0.0, newcomers: int = 0) -> None:
-        """``length``: of the successor lists; ``upkeep``: seconds between rounds of it, 0: none;
-        ``newcomers``: further peers, which will join."""
+    def __init__(
+        self,
+        n: int,
+        seed: int,
+        *,
+        length: int,
+        upkeep: float = 0.0,
+        jitter: float = 0.1,
+        eager: bool = True,
+        newcomers: int = 0,
+        arrival: float = 0.0,
+        virtual: int = 1,
+    ) -> None:
+        """``length``: of the successor lists; ``upkeep``: seconds between rounds of it, 0: none, each varied
+        by a part of ``jitter``; not ``eager``: each fixes a random finger, and nothing else does;
+        ``newcomers``: further peers, which will join, one every ``arrival`` seconds; ``virtual``: so many of
+        the n share a process."""
         system = System()
         self.addresses = system.addresses(f"peer{seed}", n)
         self.peers = sorted(Peer(identifier(a, BITS), a) for a in self.addresses)
-        common: dict[str, Any] = {"bits": BITS, "length": length, "stabilize_every": upkeep}
-        peer = Chord(ring=tuple(self.peers), addresses=self.addresses, **common)
-        system.role(f"peer{seed}", peer, count=n)
+        common: dict[str, Any] = {"bits": BITS, "length": length, "stabilize_every": upkeep, "jitter": jitter}
+        common |= {"random_fingers": not eager, "replace_fingers": eager}
+        stem = f"new{seed}"
+        self.newcomers = system.addresses(stem, newcomers) if newcomers else ()
+        common["addresses"] = (*self.addresses, *self.newcomers)
+        peer = Chord(ring=tuple(self.peers), **common)
+        system.role(f"peer{seed}", peer, count=n, together=virtual)
         if newcomers:
-            stem = f"new{seed}"
-            everybody = (*self.addresses, *system.addresses(stem, newcomers))
-            system.role(stem, Chord(addresses=everybody, **common), count=newcomers)
+            system.role(stem, Chord(arrival=arrival, **common), count=newcomers)
         system.clients(ChordClient(addresses=self.addresses, bits=BITS))
         network = Network(latency=Constant(0.001))
         self.session = SimSession(system, seed=seed, network=network, detailed=False)
@@ -294,12 +306,13 @@ def _missed(job: tuple[int, float, int, int]) -> tuple[int, int]:
 # -- who holds how much -----------------------------------------------------------------------------------
 
 
-def _arcs(job: tuple[int, int]) -> list[tuple[int, int]]:
-    """(identifier, length of the arc that it is responsible for) of every peer, as it says itself."""
+def _arcs(job: tuple[int, int], virtual: int = 1) -> list[tuple[int, int, int]]:
+    """(identifier, length of the arc that it is responsible for, number of its process) of every node, as it
+    says itself."""
     n, seed = job
-    ring = Ring(n, seed, length=1)
+    ring = Ring(n, seed, length=1, virtual=virtual)
 
-    async def experiment(x: Experimenter) -> list[tuple[int, int]]:
+    async def experiment(x: Experimenter) -> list[tuple[int, int, int]]:
         arcs = []
         for at in range(0, n, 256):
             page = ring.peers[at : at + 256]
@@ -307,10 +320,11 @@ def _arcs(job: tuple[int, int]) -> list[tuple[int, int]]:
             for peer, view in zip(page, told):
                 assert isinstance(view, Neighbours)
                 assert view.predecessor is not None
-                arcs.append((peer.id, (peer.id - view.predecessor.id) % (1 << BITS)))
+                process = int(peer.address.rpartition("-")[2]) // virtual
+                arcs.append((peer.id, (peer.id - view.predecessor.id) % (1 << BITS), process))
         return arcs
 
-    result: list[tuple[int, int]] = ring.perform(experiment)
+    result: list[tuple[int, int, int]] = ring.perform(experiment)
     return result
 
 
@@ -339,7 +353,7 @@ class KeysPerNode(Law):
         high, most = [], []
         for seed, arcs in zip(seeds, spread_out(_arcs, [(self.n, seed) for seed in seeds], tell)):
             random = Random(seed).fork("keys")
-            ids = [id for id, _ in arcs]
+            ids = [id for id, _, _ in arcs]
             held = [0] * self.n
             for _ in range(self.n * self.per_node):
                 key = random.below(1 << BITS)
@@ -374,7 +388,7 @@ class ArcLengths(Law):
         longer = [
             arc * self.n > self.x * (1 << BITS)
             for arcs in spread_out(_arcs, [(self.n, seed) for seed in seeds], tell)
-            for _, arc in arcs
+            for _, arc, _ in arcs
         ]
         return {"share": sum(longer) / len(longer)}
 
@@ -435,3 +449,68 @@ def _moved(job: tuple[int, int]) -> tuple[float, int]:
 
     result: tuple[float, int] = ring.perform(experiment)
     return result
+
+
+class VirtualNodes(Law):
+    """Several places on the ring for each peer."""
+
+    id = "CH-11"
+    architecture = "chord"
+    claim = (
+        "With r virtual nodes, keys per peer: 1st and 99th percentile (0.5 and 1.6 times the mean for r = 20)"
+    )
+    source = TON + "figure 9 (r = 1: 0 and 4.8; r = 20: 0.5 and 1.6)"
+    certainty = "quoted from the paper + equals theory computed here"
+    note = "theory: a peer's share is a sum of r exponential arcs, so its keys are negative binomial"
+    seeds = 1
+    n: int = parameter(10_000, "peers", least=500, most=100_000)
+    r: int = parameter(5, "virtual nodes of each", least=1, most=100)
+    per_node: int = parameter(100, "keys for each peer", least=20, most=1000)
+    listed = ({"r": 1}, {"r": 2}, {"r": 5})
+    long = ({"r": 10}, {"r": 20})
+
+    def expected(self) -> dict[str, Expected]:
+        noise = max(1.0, math.sqrt(10_000 / self.n))
+        low, high = (self.quantile(q) / self.per_node for q in (0.01, 0.99))
+        return {
+            "1st percentile / mean": within(low, 0.04 * noise),
+            "99th percentile / mean": relative(high, 0.04 * noise),
+            "coefficient of variation": relative(math.sqrt(1 / self.per_node + 1 / self.r), 0.04 * noise),
+        }
+
+    def quantile(self, q: float) -> int:
+        """Of the negative binomial distribution with this mean, and shape r."""
+        p = self.per_node / (self.per_node + self.r)
+        keys, share = 0, (1 - p) ** self.r
+        below = share
+        while below < q:
+            keys += 1
+            share *= p * (keys + self.r - 1) / keys
+            below += share
+        return keys
+
+    def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
+        jobs = [(self.n, self.r, self.per_node, seed) for seed in seeds]
+        low, high, deviation = zip(*spread_out(_shares, jobs, tell))
+        return {
+            "1st percentile / mean": fmean(low),
+            "99th percentile / mean": fmean(high),
+            "coefficient of variation": fmean(deviation),
+        }
+
+
+def _shares(job: tuple[int, int, int, int]) -> tuple[float, float, float]:
+    """Percentiles and variation of keys per peer, over their mean."""
+    n, virtual, per_node, seed = job
+    arcs = _arcs((n * virtual, seed), virtual)
+    random = Random(seed).fork("keys")
+    ids = [id for id, _, _ in arcs]
+    held = [0] * n
+    for _ in range(n * per_node):
+        key = random.below(1 << BITS)
+        id, arc, process = arcs[bisect_left(ids, key) % len(ids)]
+        assert (id - key) % (1 << BITS) < arc
+        held[process] += 1
+    held.sort()
+    deviation = math.sqrt(fmean((h - per_node) ** 2 for h in held))
+    return held[int(0.01 * n)] / per_node, held[int(0.99 * n)] / per_node, deviation / per_node
