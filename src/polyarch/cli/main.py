@@ -21,8 +21,11 @@ from typing import Annotated, Any
 import cyclopts
 import msgspec
 from cyclopts import Parameter as Option
+from rich.markup import escape
 
 from polyarch.cli import options, output
+from polyarch.cli.asked import Asked
+from polyarch.cli.asked import vary as vary_
 from polyarch.cli.check import check_, replay_
 from polyarch.cli.laws import laws_
 from polyarch.cli.options import BadUse, check_file, check_load, check_question
@@ -32,11 +35,14 @@ from polyarch.core.job import Job
 from polyarch.core.node import config_of
 from polyarch.core.system import Architecture, System
 from polyarch.experiment import catalogue
-from polyarch.experiment.compare import Pace, compare
+from polyarch.experiment.compare import compare
 from polyarch.experiment.record import save
 from polyarch.experiment.run import Question, Trial, run
-from polyarch.faults.spec import BadFault, over
+from polyarch.experiment.sweep import sweep
+from polyarch.faults.spec import BadFault
+from polyarch.report.curves import write_sweep
 from polyarch.report.html import write_report
+from polyarch.report.sweep import complete, sweep_table
 from polyarch.report.table import run_table
 from polyarch.report.verdict import sentences
 from polyarch.runtimes.base import SessionError
@@ -142,10 +148,10 @@ def run_(
 def compare_(
     job: options.JobName,
     /,
-    *,
     architectures: Annotated[
         str | None, Option(help="Which, separated by commas.  [default: all that offer the job]")
     ] = None,
+    *,
     on: options.On = None,
     seed: options.Seed = 0,
     duration: Annotated[
@@ -168,6 +174,15 @@ def compare_(
     disk_sync: options.DiskSync = None,
     per_process: options.PerProcess = 1,
     kills: Annotated[bool, Option(help="Kill each role in turn and say what it costs.")] = True,
+    vary: Annotated[
+        str | None,
+        Option(
+            help="PARAMETER=v1,v2,…: compare at each value, and find the break-even.  A parameter of the "
+            "architectures or the job, or rate, clients, latency, bandwidth, churn, …  Each round has a seed "
+            "of its own, and nothing is killed."
+        ),
+    ] = None,
+    figure: Annotated[str | None, Option(help="With --vary: by which figure the answer is given.")] = None,
     json: options.Json = None,
     report: Annotated[Path | None, Option(help="Write an HTML report with plots to a folder.")] = None,
     **parameters: options.Parameters,
@@ -177,38 +192,18 @@ def compare_(
     The architectures' and the job's own parameters are further options: ``polyarch compare kv --help``.
     """
     wanted = catalogue.job(job)
-    kinds = _kinds(wanted, architectures)
-    runtime = on or wanted.runtime
-    seconds = steady = duration if duration is not None else 1.8
-    check_load(rate, clients, seconds, speedup, trace, seed, per_process)
-    if not 1 <= rounds <= 1000:
-        raise BadUse(f"--rounds takes an integer from 1 to 1000, not {rounds}")
-    if duration is None and fault:
-        steady = max(steady, rounds * (over(fault) + 1.0))
+    asked = Asked(
+        wanted, _kinds(wanted, architectures), on or wanted.runtime, seed, duration, rate, clients, rounds,
+        fault, churn, trace, speedup, latency, bandwidth, handler_cost, disk_sync, per_process, kills,
+        parameters,
+    )  # fmt: skip
     check_file("--json", json)
     check_file("--report", str(report) if report is not None else None, folder=True)
-    values, job_values = options.values_of(parameters, kinds, wanted)
-    session = options.runtime_options(runtime, latency, bandwidth, handler_cost, disk_sync, per_process)
-    questions = [
-        Question(
-            architecture=options.make(kind, own),
-            job=options.make(wanted, job_values),
-            runtime=runtime,
-            seed=seed,
-            duration=steady / rounds,
-            rate=rate,
-            faults=fault,
-            churn=churn,
-            trace=str(trace) if trace is not None else None,
-            speedup=speedup,
-            options=dict(session),
-        )
-        for kind, own in zip(kinds, values)
-    ]
-    for question in questions:
-        check_question(question)
-    pace = Pace.of(runtime, rounds=rounds, seconds=seconds, clients=clients or 1, kills=kills)
-    pace = dataclasses.replace(pace, steady=steady / rounds)
+    if figure is not None and vary is None:
+        raise BadUse("--figure goes with --vary")
+    if vary is not None:
+        return _sweep(asked, vary, figure, json, report)
+    questions, pace = asked.questions()
     quiet = json == "-"
     with output.progress(questions, quiet=quiet):
         result = compare(questions, pace)
@@ -220,6 +215,25 @@ def compare_(
         output.print_comparison(result)
         if page is not None:
             output.console().print(f"report: {page}")
+    return 0 if result.holds else 1
+
+
+def _sweep(asked: Asked, text: str, figure: str | None, json: str | None, report: Path | None) -> int:
+    """``--vary``: the comparison at several values of one parameter."""
+    axis, every, unaffected = vary_(dataclasses.replace(asked, kills=False), text)
+    quiet = json == "-"
+    with output.progress([q for questions, _ in every for q in questions], quiet=quiet):
+        result = complete(sweep(axis, every, unaffected=unaffected), figure)
+    if json:
+        save(result, json)
+    page = write_sweep(result, report) if report is not None else None
+    if not quiet:
+        out = output.console()
+        out.print(sweep_table(result))
+        for sentence in result.sentences:
+            out.print(escape(sentence))
+        if page is not None:
+            out.print(f"report: {page}")
     return 0 if result.holds else 1
 
 

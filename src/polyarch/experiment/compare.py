@@ -7,6 +7,7 @@ architecture is asked for the same ones at the same times.  Then each role of ea
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -29,6 +30,7 @@ from polyarch.experiment.run import (
 )
 from polyarch.measure.histogram import Histogram
 from polyarch.runtimes.base import Experimenter
+from polyarch.runtimes.sim.kernel import no_collector
 
 __all__ = ["Outage", "Pace", "compare"]
 
@@ -74,6 +76,11 @@ class Pace:
 
 def compare(questions: Sequence[Question], pace: Pace) -> Comparison:
     """Measure them all.  The questions differ in the architecture only."""
+    with no_collector() if questions[0].runtime == "sim" else contextlib.nullcontext():
+        return _compare(questions, pace)
+
+
+def _compare(questions: Sequence[Question], pace: Pace) -> Comparison:
     trials: list[Trial] = []
     job, runtime = questions[0].job, questions[0].runtime
     steady_load = [load_of(dataclasses.replace(q, duration=pace.steady)) for q in questions]

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -28,6 +29,7 @@ from polyarch.faults.spec import Fault, doable, inject, parse, together
 from polyarch.measure.histogram import Histogram
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter, Named, Session, SessionError
+from polyarch.runtimes.sim.kernel import no_collector
 
 __all__ = ["Question", "Trial", "run", "wrong_combination"]
 
@@ -391,7 +393,11 @@ def load_of(q: Question) -> Load:
 
 def run(question: Question) -> RunRecord:
     """One architecture, one load, its faults, its verdicts."""
-    q = question
+    with no_collector() if question.runtime == "sim" else contextlib.nullcontext():
+        return _run(question)
+
+
+def _run(q: Question) -> RunRecord:
     load = load_of(q)
     trial = Trial(q)
     try:

@@ -21,7 +21,14 @@ from polyarch.report.figures import best, checks, figures_of, number, recovery, 
 from polyarch.report.plots import Plot, colour, plots
 from polyarch.report.verdict import sentences
 
-__all__ = ["write_report"]
+__all__ = [
+    "SCRIPT",
+    "as_json",
+    "environment_line",
+    "plot_element",
+    "table_element",
+    "write_report",
+]
 
 SCRIPT = "plotly.min.js"
 RECORD = "comparison.json"
@@ -47,20 +54,20 @@ def _page(comparison: Comparison) -> str:
         title=escape(f"{comparison.job} on {comparison.runtime}"),
         subtitle=escape(_subtitle(comparison)),
         verdicts="\n".join(_verdicts(comparison)),
-        plots="\n".join(_plot(plot) for plot in drawn),
+        plots="\n".join(plot_element(plot) for plot in drawn),
         figures=_figures(comparison),
         blast_radius=_blast_radius(comparison),
         checks=_checks(comparison),
         parameters=_parameters(comparison),
-        environment=_environment(comparison.runs),
+        environment=environment_line(comparison.runs),
         script=SCRIPT,
         record=RECORD,
-        data=_json([plot.figure for plot in drawn]),
-        raw=_json(json.loads(dumps(comparison))),
+        data=as_json([plot.figure for plot in drawn]),
+        raw=as_json(json.loads(dumps(comparison))),
     )
 
 
-def _json(value: Any) -> str:
+def as_json(value: Any) -> str:
     """JSON that may stand inside a script element: nothing in it can end that element."""
     return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
 
@@ -94,7 +101,8 @@ def _verdicts(comparison: Comparison) -> Iterable[str]:
         yield f"<article><h3>{escape(name)}</h3><p>Was not measured: {escape(reason)}</p></article>"
 
 
-def _plot(plot: Plot) -> str:
+def plot_element(plot: Plot) -> str:
+    """Where a plot will be drawn."""
     return (
         f'<figure class="{"wide" if plot.wide else ""}"><h3>{escape(plot.title)}</h3>'
         f'<div class="plot" style="height: {plot.height}px"></div>'
@@ -115,7 +123,7 @@ def _figures(comparison: Comparison) -> str:
             [f"{escape(figure.name)}{unit}"]
             + [f"<b>{cell}</b>" if at in winners else cell for at, cell in enumerate(cells)]
         )
-    return _table(["", *(escape(run.architecture) for run in runs)], rows, numbers=slice(1, None))
+    return table_element(["", *(escape(run.architecture) for run in runs)], rows, numbers=slice(1, None))
 
 
 def _blast_radius(comparison: Comparison) -> str:
@@ -148,7 +156,7 @@ def _blast_radius(comparison: Comparison) -> str:
     noted = any(card.detail for card in comparison.blast_radius)
     if not noted:
         rows = [row[:-1] for row in rows]
-    return _table([*names, *(["detail"] if noted else [])], rows, numbers=slice(3, 7))
+    return table_element([*names, *(["detail"] if noted else [])], rows, numbers=slice(3, 7))
 
 
 def _mark(verdict: Verdict) -> str:
@@ -168,7 +176,9 @@ def _checks(comparison: Comparison) -> str:
         for run in comparison.runs
         for verdict in run.verdicts
     ]
-    return _table(["architecture", "", "check", "evidence"], rows) if rows else "<p>Nothing was checked.</p>"
+    if not rows:
+        return "<p>Nothing was checked.</p>"
+    return table_element(["architecture", "", "check", "evidence"], rows)
 
 
 def _parameters(comparison: Comparison) -> str:
@@ -180,7 +190,7 @@ def _parameters(comparison: Comparison) -> str:
         for name in sorted({name for mapping in values for name in mapping} - shown):
             cells = (escape(_value(mapping[name])) if name in mapping else "" for mapping in values)
             rows.append([escape(name), *cells])
-    return _table(["", *(escape(run.architecture) for run in runs)], rows)
+    return table_element(["", *(escape(run.architecture) for run in runs)], rows)
 
 
 def _value(value: object) -> str:
@@ -189,7 +199,8 @@ def _value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _environment(runs: Sequence[RunRecord]) -> str:
+def environment_line(runs: Sequence[RunRecord]) -> str:
+    """Where it was measured."""
     if not runs:
         return ""
     at = runs[0].environment
@@ -202,7 +213,7 @@ def _environment(runs: Sequence[RunRecord]) -> str:
     return "<p>" + escape(", ".join([*facts, *([at.cpu_model] if at.cpu_model else [])])) + ".</p>"
 
 
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]], numbers: slice = slice(0)) -> str:
+def table_element(names: Sequence[str], rows: Iterable[Sequence[str]], numbers: slice = slice(0)) -> str:
     """A table of cells that are HTML already; the columns of ``numbers`` are aligned to the right."""
     right = set(range(len(names))[numbers])
 

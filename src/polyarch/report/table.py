@@ -13,7 +13,7 @@ from rich.text import Text
 from polyarch.experiment.record import BlastRadius, Comparison, RunRecord
 from polyarch.report.figures import FIGURES, best, checks, churn, figures_of, number, recovery, write
 
-__all__ = ["blast_radius_table", "comparison_table", "matrix_table", "run_table"]
+__all__ = ["blast_radius_table", "comparison_table", "matrix_table", "plain_table", "run_table"]
 
 _ABSENT = Text("-", style="dim")
 _FIRST_COLUMN, _COLUMN = 26, 18  # characters that the names of figures and one architecture's figures take
@@ -36,7 +36,7 @@ def comparison_table(comparison: Comparison, *, width: int | None = None) -> Ren
 def _side_by_side(comparison: Comparison, places: range) -> Table:
     """The runs at these places; the best of all, not of these, are marked."""
     runs = comparison.runs
-    table = _table(f"{comparison.job} on {comparison.runtime}", caption="")
+    table = plain_table(f"{comparison.job} on {comparison.runtime}", caption="")
     table.add_column("", no_wrap=True)
     for at in places:
         table.add_column(escape(runs[at].architecture), justify="right")
@@ -57,7 +57,7 @@ def _side_by_side(comparison: Comparison, places: range) -> Table:
 
 def blast_radius_table(cards: Sequence[BlastRadius]) -> Table:
     """What killing each role cost, one row for each kill."""
-    table = _table("What a kill costs")
+    table = plain_table("What a kill costs")
     for name in ("architecture", "role", "killed"):
         table.add_column(name)
     for name in ("operations", "lost", "unknown", "recovered after"):
@@ -83,7 +83,7 @@ def blast_radius_table(cards: Sequence[BlastRadius]) -> Table:
 
 def run_table(run: RunRecord) -> RenderableType:
     """The summary of one run: its figures, its own metrics, and what was checked."""
-    table = _table(f"{run.architecture}: {run.job} on {run.runtime}, seed {run.seed}", show_header=False)
+    table = plain_table(f"{run.architecture}: {run.job} on {run.runtime}, seed {run.seed}", show_header=False)
     table.add_column("", no_wrap=True)
     table.add_column("")
     table.add_row("nodes", ", ".join(f"{count} {escape(role)}" for role, count in run.nodes.items()))
@@ -125,7 +125,7 @@ def matrix_table(
     Architectures are the rows, because there are many, in their ``families``; the reasons are notes under
     the table.  ``common``: how a reason begins that needs no note of its own, as most gaps have it.
     """
-    table = _table("Jobs by architecture")
+    table = plain_table("Jobs by architecture")
     table.add_column("architecture", no_wrap=True)
     for job in matrix:
         table.add_column(escape(job), justify="center")
@@ -150,7 +150,8 @@ def matrix_table(
     return Group(table, *told)
 
 
-def _table(title: str, *, caption: str | None = None, show_header: bool = True) -> Table:
+def plain_table(title: str, *, caption: str | None = None, show_header: bool = True) -> Table:
+    """An empty table, as all of them look."""
     return Table(
         title=escape(title),
         caption=caption,

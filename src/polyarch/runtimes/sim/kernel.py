@@ -34,7 +34,7 @@ from polyarch.runtimes.sim.nodes import (
 )
 from polyarch.runtimes.sim.process import SimProcess
 
-__all__ = ["Kernel"]
+__all__ = ["Kernel", "no_collector"]
 
 _WHEEL_BITS = 27  # deadlines are kept in slots of 2^27 ns = 0.134 s
 _CHUNK = 32_768  # events between two looks at the trace and the progress bar
@@ -212,7 +212,7 @@ class Kernel:
         times, pop, take = self._times, heapq.heappop, self._agenda.pop
         present, next_present = self._present, self._present.pop
         chunk = range(_CHUNK)
-        with _no_collector(), _quiet_crashes():
+        with no_collector(), _quiet_crashes():
             done = 0
             try:
                 while True:
@@ -462,7 +462,7 @@ class Kernel:
 
 
 @contextlib.contextmanager
-def _no_collector() -> Iterator[None]:
+def no_collector() -> Iterator[None]:
     """The cyclic garbage collector costs more than anything else here: what exists is frozen, what comes
     is freed by counting references.  Who has disabled it already, for many short runs, collects himself."""
     if not gc.isenabled():
