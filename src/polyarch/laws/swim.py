@@ -7,7 +7,7 @@ moments (``together``), and messages take a thousandth of a period.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -24,6 +24,7 @@ from polyarch.experiment.laws import (
     spread_out,
     within,
 )
+from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.network import Constant, Network
 from polyarch.runtimes.sim.session import SimSession
 
@@ -58,8 +59,16 @@ class Group:
     def run(self, periods: float) -> None:
         """Let so many periods pass."""
         self.session.kernel.run(periods * PERIOD)
-        bugs = self.session.kernel.bugs
-        assert not bugs, bugs[0]
+        self.no_bugs()
+
+    def perform(self, experiment: Callable[[Experimenter], Coroutine[Any, Any, None]]) -> None:
+        """Run an experiment."""
+        self.session.perform(experiment)
+        self.no_bugs()
+
+    def no_bugs(self) -> None:
+        """No member has raised an exception."""
+        assert not self.session.kernel.bugs, self.session.kernel.bugs[0]
 
 
 # -- detection ----------------------------------------------------------------------------------------------
@@ -69,19 +78,23 @@ def _first_detections(job: tuple[int, int, int]) -> list[int]:
     """For each of some crashes: periods until somebody has pinged the one that crashed."""
     n, crashes, seed = job
     found: list[int] = []
+    # Who notices keeps it for itself, and suspects for ever: the group stays as it is for the next crash.
+    lonely: dict[str, Any] = {"retell": 0, "proxies": 0, "suspicion": 1_000_000}
     while len(found) < crashes:
-        # Who notices keeps it for itself, and suspects for ever: the group stays as it is for the next crash.
-        lonely: dict[str, Any] = {"retell": 0, "proxies": 0, "suspicion": 1_000_000}
         group = Group(seed * 1_000_003 + len(found), nodes=n, probing="random", together=True, **lonely)
-        group.run(0.5)
-        for victim in group.random.sample(group.addresses, n):
-            group.session.kernel.crash(victim)
-            begin = group.period
-            while not noticed(group, victim):
-                group.run(1.0)
-            found.append(group.period - begin)
-            group.session.kernel.restart(victim)
-            group.run(1.0)  # it joins again
+
+        async def experiment(x: Experimenter, group: Group = group) -> None:
+            await x.sleep(0.5 * PERIOD)
+            for victim in group.random.sample(group.addresses, n):
+                await x.control.crash(victim)
+                begin = group.period
+                while not noticed(group, victim):
+                    await x.sleep(PERIOD)
+                found.append(group.period - begin)
+                await x.control.restart(victim)
+                await x.sleep(PERIOD)  # it joins again
+
+        group.perform(experiment)
     return found[:crashes]
 
 
