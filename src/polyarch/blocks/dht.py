@@ -38,7 +38,7 @@ has a parameter ``replicas`` (give it to peers and client), the metrics ``{**TAL
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from polyarch.blocks.once import growing
 from polyarch.blocks.overlay import NotAMember, OverlayClient, Participant
@@ -64,6 +64,7 @@ DISCLAIMED = (LINEARIZABLE, FRESH, NOTHING_LOST)
 """What is not promised while peers crash, or seem to."""
 
 _PAGE = 500  # entries in a message
+_TICKETS = 4096  # requests whose answers a peer remembers
 
 
 class NotResponsible(Refused, code="not-responsible"):
@@ -139,6 +140,7 @@ class StoringPeer(Participant):
         self.kept: dict[str, Kept] = {}
         self.leaving = False
         self.mending = False
+        self.tickets: dict[int, Future[Any]] = {}
 
     # -- what the overlay fills in -----------------------------------------------------------------------
 
@@ -176,29 +178,46 @@ class StoringPeer(Participant):
         return kept.entry.value
 
     @rpc(timeout=4.0)
-    async def write(self, key: str, value: str | int) -> None:
-        """Have the responsible peer set a value."""
-        kept = self.at_hand(key)
-        await self.acquire(kept)
-        try:
-            await self.make_sure(kept)
+    async def write(self, key: str, value: str | int, ticket: int) -> None:
+        """Have the responsible peer set a value.  ``ticket``: a number that no other request has."""
+
+        async def execute(kept: Kept) -> None:
             await self.change(kept, value)
-        finally:
-            self.release(kept)
+
+        await self.once(key, ticket, execute)
 
     @rpc(timeout=4.0)
-    async def swap(self, key: str, expected: Value, value: str | int) -> bool:
+    async def swap(self, key: str, expected: Value, value: str | int, ticket: int) -> bool:
         """Have the responsible peer set a value if it is ``expected`` now."""
-        kept = self.at_hand(key)
-        await self.acquire(kept)
-        try:
-            await self.make_sure(kept)
-            if kept.entry.value != expected:
-                return False
-            await self.change(kept, value)
-            return True
-        finally:
-            self.release(kept)
+
+        async def execute(kept: Kept) -> bool:
+            same = kept.entry.value == expected
+            if same:
+                await self.change(kept, value)
+            return same
+
+        return await self.once(key, ticket, execute)
+
+    async def once(self, key: str, ticket: int, execute: Callable[[Kept], Awaitable[T]]) -> T:
+        """Execute a request.  A network may deliver it twice: the second copy gets the same answer."""
+        answer = self.tickets.get(ticket)
+        if answer is None:
+            answer = self.tickets[ticket] = self.future()
+            if len(self.tickets) > _TICKETS:
+                del self.tickets[next(iter(self.tickets))]
+            kept = self.at_hand(key)
+            await self.acquire(kept)
+            try:
+                await self.make_sure(kept)
+                answer.set(await execute(kept))
+            except Failure as failure:
+                if failure.definite:  # it was not executed, and may come again
+                    self.tickets.pop(ticket, None)
+                answer.fail(failure)
+            finally:
+                self.release(kept)
+        result: T = await answer
+        return result
 
     def decides(self, place: int) -> bool:
         return not self.leaving and self.responsible(place)
@@ -459,11 +478,13 @@ class DhtClient(OverlayClient, KeyValue):
 
     @rpc
     async def put(self, key: str, value: str | int) -> None:
-        await self.decided(key, lambda peer: peer.write(key, value), again=False)
+        ticket = self.random.below(1 << 62)
+        await self.decided(key, lambda peer: peer.write(key, value, ticket), again=False)
 
     @rpc
     async def compare_and_set(self, key: str, expected: Value, value: str | int) -> bool:
-        return await self.decided(key, lambda peer: peer.swap(key, expected, value), again=False)
+        ticket = self.random.below(1 << 62)
+        return await self.decided(key, lambda peer: peer.swap(key, expected, value, ticket), again=False)
 
     async def decided(self, key: str, ask: Callable[[StoringPeer], Awaitable[T]], *, again: bool) -> T:
         """What the responsible peer answers.  What was refused may always be asked again; what got no answer
