@@ -48,10 +48,10 @@ ROUND = 30.0
 """Seconds between two rounds of upkeep, where there are rounds."""
 OVERLAYS: dict[str, dict[str, Any]] = {
     "chord": {"successors": 16, "stabilize": ROUND, "bits": 60},
-    "pastry": {},
+    "pastry": {"bits": 60, "keep_alive": ROUND, "maintain": ROUND},
     "kademlia": {"bits": 60},
 }
-"""Parameters of the large rings; where none is given, an overlay's own."""
+"""Parameters of the large overlays; where none is given, an overlay's own."""
 ROUTING: dict[str, Callable[[Any], Any]] = {
     "chord": lambda node: (node.predecessor, node.successors, tuple(node.fingers)),
 }
@@ -76,10 +76,10 @@ class Clock:
         return self.last - before
 
 
-def made(name: str, **parameters: Any) -> Architecture:
+def made(name: str, *, large: bool = False, **parameters: Any) -> Architecture:
     """The overlay, with those of the parameters that it has."""
     kind = named(name)
-    wanted = {**OVERLAYS.get(name, {}), **parameters}
+    wanted = {**(OVERLAYS.get(name, {}) if large else {}), **parameters}
     return kind(**{k: v for k, v in wanted.items() if k in kind.parameters})
 
 
@@ -111,7 +111,7 @@ def size(name: str, nodes: int, lookups: int) -> Result:
     clock = Clock()
     gc.collect()
     empty = resident()
-    overlay = made(name, nodes=nodes, formation="converged")
+    overlay = made(name, large=True, nodes=nodes, formation="converged")
     session = opened(overlay)
     kernel = session.kernel
     result: Result = {"parameters": overlay.values, "build_s": clock.read()}
@@ -182,7 +182,7 @@ def formation(name: str, nodes: int) -> Result:
     states, figures = {}, {}
     for how in ("joined", "converged"):
         clock = Clock()
-        overlay = made(name, nodes=nodes, formation=how, stabilize=0.5)
+        overlay = made(name, nodes=nodes, formation=how)
         session = opened(overlay)
 
         async def form(x: Experimenter, overlay: Architecture = overlay) -> dict[str, float]:
@@ -213,7 +213,7 @@ def formation(name: str, nodes: int) -> Result:
 
 def lost(name: str, nodes: int, replicas: int, fraction: float, keys: int) -> Result:
     """A fraction crashes at once, and stays away."""
-    overlay = made(name, nodes=nodes, formation="converged", replicas=replicas, stabilize=0.5)
+    overlay = made(name, nodes=nodes, formation="converged", replicas=replicas)
     session = opened(overlay)
 
     async def experiment(x: Experimenter) -> Result:
@@ -236,7 +236,7 @@ def lost(name: str, nodes: int, replicas: int, fraction: float, keys: int) -> Re
 def churned(name: str, nodes: int, replicas: int, pace: float, keys: int, leave: bool) -> Result:
     """For a minute, ``pace`` peers a second crash (or leave in good order), and as many come back that have
     been away for 10 s; each second every tenth key is written, and every tenth read."""
-    overlay = made(name, nodes=nodes, formation="converged", replicas=replicas, stabilize=0.5)
+    overlay = made(name, nodes=nodes, formation="converged", replicas=replicas)
     session = opened(overlay)
 
     async def experiment(x: Experimenter) -> Result:
@@ -303,7 +303,7 @@ async def values(x: Experimenter, keys: int) -> list[Any]:
 
 def ranges(name: str, nodes: int, keys: int, wanted: int) -> Result:
     """The values of ``wanted`` successive keys: how many peers hold them, and what it takes to get them."""
-    overlay = made(name, nodes=nodes, formation="converged", stabilize=0.5)
+    overlay = made(name, nodes=nodes, formation="converged")
     session = opened(overlay)
 
     async def experiment(x: Experimenter) -> Result:
@@ -330,7 +330,7 @@ def ranges(name: str, nodes: int, keys: int, wanted: int) -> Result:
 
 def messages(name: str, nodes: int, rate: int) -> Result:
     """As `polyarch run` counts them: those of each lookup, and of nobody else."""
-    overlay = made(name, nodes=nodes, formation="converged")
+    overlay = made(name, large=True, nodes=nodes, formation="converged")
     network = Network(latency=Constant(LINK))
     record = run(Question(overlay, Lookup(), duration=1.0, rate=rate, options={"network": network}))
     assert record.cost_per_operation is not None
@@ -413,8 +413,8 @@ def report(options: argparse.Namespace, records: dict[str, Result]) -> int:
     for name, record in records.items():
         for n, found in record["sizes"].items():
             hops, cost = found["lookups_hops"], found["messages"]
-            rows.append((name, f"{int(n):,} peers: a lookup", f"{hops:.2f} hops, {cost:.1f} messages, "
-                         f"{found['lookups_us_per_lookup']:.0f} us"))  # fmt: skip
+            text = f"{hops:.2f} hops, {cost:.1f} messages, {found['lookups_us_per_lookup']:.0f} us"
+            rows.append((name, f"{int(n):,} peers: a lookup", text))
             steps = ("build", "lookups", "unrepaired", "repair", "repaired")
             times = ", ".join(f"{step} {found[step + '_s']:.1f}" for step in steps)
             rows.append((name, f"{int(n):,} peers: seconds", f"{times}; peak {found['peak_mb']:.0f} MB"))
