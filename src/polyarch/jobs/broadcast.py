@@ -8,7 +8,7 @@ from zlib import crc32
 
 import msgspec
 
-from polyarch.core.job import Done, Job, Operation, Verdict, Visit
+from polyarch.core.job import Done, Job, Measure, Operation, Verdict, Visit
 from polyarch.core.messages import rpc
 from polyarch.core.node import Node
 from polyarch.core.randomness import Random
@@ -90,6 +90,13 @@ class Broadcast(Job):
     port = Broadcaster
     rate = 5.0
     size: int = parameter(100, "length of a message", least=1, most=1_000_000, unit="bytes")
+
+    measures = (
+        Measure("coverage", "{} of the deliveries that should have happened did", "%", "high", factor=100.0),
+        Measure("messages_per_delivery", "{} messages for each", better="low"),
+        Measure("copies_per_delivery", "{} copies of the text for each", better="low"),
+        Measure("seconds_to_last", "the last had it after {} s", "s", "low"),
+    )
 
     before: Members | None = None
 
