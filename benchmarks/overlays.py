@@ -444,9 +444,9 @@ def report(options: argparse.Namespace, records: dict[str, Result]) -> int:
         for churn in record["churn"]:
             how = "leave" if churn["leave"] else "crash"
             what = f"{churn['replicas']} replicas, {churn['per_s']} of 100 {how} each second"
-            text = f"{churn['lost']} of {churn['reads']} reads found nothing, {churn['stale']} stale; "
-            end = f"in the end {churn['lost_in_the_end']} of {churn['keys']} lost, {churn['stale_in_the_end']} stale"
-            rows.append((name, what, text + end))
+            lost = f"{churn['lost']} of {churn['reads']} reads found nothing, {churn['stale']} stale"
+            end = f"{churn['lost_in_the_end']} of {churn['keys']} lost, {churn['stale_in_the_end']} stale"
+            rows.append((name, what, f"{lost}; in the end {end}"))
         if "ranges" in record:
             found = record["ranges"]
             text = f"{found['lookups']} lookups at {found['peers']} peers, {found['hops']:.0f} hops"
