@@ -10,7 +10,8 @@ directly).  A newcomer knows of those that came before it (a *host cache*), and 
 
 Both ends keep a link.  Upkeep asks all neighbours now and then; who is dead, or does not know us any more, is
 lost, and *who had opened the link* finds another neighbour as it found the first: so the mean degree stays
-what it was, however many come and go.  In a regular overlay everybody with too few does.
+what it was, however many come and go.  In a regular overlay everybody with too few does; if one is lacking,
+somebody else will have one too many.
 
 What is the problem with this?  Nobody knows who has what: what a search finds depends on how many it asks.
 """
@@ -174,7 +175,7 @@ class Unstructured(Participant):
             await self.open(plan.addresses[target])
         oldest = n if self.restarted or not i else i
         while self.lacking() > 0:
-            if not await self.find_neighbour(self.somebody(oldest), newcomer=True):
+            if not await self.find_neighbour(self.somebody(oldest)):
                 # Not there yet, or not there any more: ask somebody older, and in the end anybody.
                 oldest = oldest // 2 or n
                 await self.sleep(self.random.between(0.1, 0.5))
@@ -195,13 +196,13 @@ class Unstructured(Participant):
         other = self.random.below(max(1, oldest - 1))
         return self.plan.addresses[(other + (other >= self.number)) % oldest]
 
-    async def find_neighbour(self, known: str, newcomer: bool = False) -> bool:
-        """Open one more link through a known peer, as the graph wants it; in a regular overlay a newcomer
-        gets two."""
+    async def find_neighbour(self, known: str) -> bool:
+        """Open one more link through a known peer, as the graph wants it; or, in a regular overlay, come
+        between two if two neighbours are lacking."""
         try:
             if self.plan.graph == "scale-free":
                 known = await self.at(known).wander(len(self.plan.addresses).bit_length())
-            elif self.plan.graph == "regular" and newcomer and self.lacking() > 1:
+            elif self.plan.graph == "regular" and self.lacking() > 1:
                 other = await self.at(known).give(self.address, self.neighbours)
                 self.neighbours += (known, other)
                 return True
@@ -272,9 +273,10 @@ class Unstructured(Participant):
         for n, known in zip(near, await settle(*(self.at(n).is_linked(self.address) for n in near))):
             if known is not True and n in self.neighbours:
                 self.lose(n)
-        # Not for ever: who has been found may be dead too, and the next round comes.
-        for _ in range(max(self.lacking(), 0 if self.neighbours else 1)):
-            await self.find_neighbour(self.somebody(len(self.plan.addresses)))
+        # Not for ever: who is asked may be dead too, and the next round comes.
+        for _ in range(max(self.lacking(), 1)):
+            if self.lacking() > 0 or not self.neighbours:
+                await self.find_neighbour(self.somebody(len(self.plan.addresses)))
         self.mending = False
 
     @rpc

@@ -464,7 +464,7 @@ class Coverage(Law):
     note = (
         "All links take the same time.  If they do not, a query may come by a longer way first, and goes "
         "less far from there.  Other sizes are compared with breadth-first searches of other graphs.  Eight "
-        "graphs with 100 sources each gave 0.701 at TTL 7, and paths of 6.81: a little below the table, above "
+        "graphs with 100 sources each gave 0.701 at TTL 7, and paths of 6.81: a bit below the table, above "
         "its 6.72.  Tolerances are the stated ones and what so few sources scatter"
     )
     seeds = 4
