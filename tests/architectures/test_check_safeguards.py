@@ -1,5 +1,5 @@
-"""For each safeguard of the stores (Raft's are in test_raft_check.py, those of sharding and two-phase commit in
-their own files): ``polyarch check``, which knows nothing of it, finds that it is left out."""
+"""For each safeguard of the stores: ``polyarch check``, which knows nothing of it, finds that it is left out.
+(Raft's are in test_raft_check.py, those of sharding and of two-phase commit in their own files.)"""
 
 from __future__ import annotations
 
