@@ -2,6 +2,7 @@
 #
 #   make demo    compare the shop's architectures on this machine; table and out/report/index.html
 #   make test    all tests
+#   make seeds   10,000 random schedules of each protocol, none of which may fail; about half an hour
 #   make lint    ruff and mypy
 #   make bench   the benchmarks, beside SimPy and gRPC
 #   make lock    resolve pyproject.toml again (needs uv; no other target does)
@@ -24,7 +25,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 
-.PHONY: demo test lint bench lock clean
+.PHONY: demo test seeds lint bench lock clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -32,6 +33,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest
+
+seeds: $(INSTALLED_DEV)
+	POLYARCH_SEEDS=10000 $(BIN)/python -m pytest -s tests/architectures/test_clean_seeds.py
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check
