@@ -1,4 +1,4 @@
-"""The command line: ``polyarch list | show | run | compare | laws | check | replay | verify``.
+"""The command line: ``polyarch list | show | run | compare | scale | laws | check | replay | verify``.
 
 Exit codes: 0 when all verdicts hold, 1 when one does not, 2 for bad use, with one line that says what was
 wrong and what would be right (3: something failed that nobody foresaw).  With ``--json -`` the record, and
@@ -29,6 +29,7 @@ from polyarch.cli.asked import vary as vary_
 from polyarch.cli.check import check_, replay_
 from polyarch.cli.laws import laws_
 from polyarch.cli.options import BadUse, check_file, check_load, check_question
+from polyarch.cli.scale import scale_
 from polyarch.cli.verify import verify_
 from polyarch.core.http import Http
 from polyarch.core.job import Job
@@ -238,6 +239,7 @@ def _sweep(asked: Asked, text: str, figure: str | None, json: str | None, report
 
 
 app.command(laws_, name="laws")
+app.command(scale_, name="scale")
 app.command(check_, name="check")
 app.command(replay_, name="replay")
 app.command(verify_, name="verify")
@@ -376,7 +378,7 @@ def _named(tokens: list[str]) -> list[Any]:
     names = [t for t in tokens[1:3] if not t.startswith("-")]
     named: list[Any] = []
     with contextlib.suppress(catalogue.UnknownName, BadUse):
-        if tokens[0] in ("run", "check") and names:
+        if tokens[0] in ("run", "check", "scale") and names:
             named.append(catalogue.architecture(names[0]))
             named.append(_job_of(named[0], names[1] if len(names) > 1 else None))
         elif tokens[0] == "compare" and names:
@@ -401,7 +403,7 @@ def _explained(error: Exception, tokens: list[str]) -> tuple[str, int]:
 
 def _misread(error: cyclopts.CycloptsError, line: str, tokens: list[str]) -> str:
     """What the parser of the command line says, in the words of the others."""
-    known = ("list", "show", "run", "compare", "laws", "check", "replay", "verify")
+    known = ("list", "show", "run", "compare", "scale", "laws", "check", "replay", "verify")
     command = [t for t in tokens[:1] if t in known]
     hint = f"; see {' '.join(['polyarch', *command])} --help"
     missing = re.search(r"parameter (\S+) requires an argument", line)

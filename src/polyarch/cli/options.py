@@ -101,7 +101,7 @@ Parameters = Annotated[str, Option(show=False)]
 COMMON = (
     "on", "seed", "duration", "rate", "clients", "fault", "churn", "trace", "speedup", "serve", "port",
     "json", "report", "latency", "bandwidth", "handler-cost", "disk-sync", "per-process", "architectures",
-    "rounds", "kills", "vary", "figure", "seeds", "random", "folder", "workers", "help",
+    "rounds", "kills", "vary", "figure", "of", "seeds", "random", "folder", "workers", "help",
 )  # fmt: skip
 """Names that no parameter of an architecture or a job may have."""
 

@@ -344,6 +344,9 @@ class Architecture(Parameterised, abc.ABC):
     """What it promises, and the verdicts and the blast radius then confirm or refute."""
     gaps: ClassVar[dict[str, str]] = {}
     """Jobs that it does not offer, and why."""
+    scales: ClassVar[str] = ""
+    """The parameter that says how large it is, which ``polyarch scale`` sets; unless given, the first that
+    there is of ``nodes``, ``servers``, ``shards`` and ``cores``."""
     metrics: ClassVar[dict[str, str]] = {}
     """Its own metrics: name to meaning and unit."""
 

@@ -1,0 +1,227 @@
+"""How scalable is this?  The throughput at saturation for each of several sizes, and the law behind it.
+
+At each size a closed loop gets twice as many clients again and again, until that gains less than 5 %: then
+the system is saturated, and not its clients.  So many clients measure each round, with a seed and a
+deployment of its own.  On ``sim`` virtual time is as long as it takes for the same number of operations,
+however fast the system is; on ``local`` all sizes share the processors of one machine.
+
+What came of it is not checked here (a checker of some 100,000 operations takes longer than they do): do that
+with ``run`` and ``compare``.  Operations that fail are counted, and are no throughput.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from polyarch.core.records import Record
+from polyarch.core.system import Architecture
+from polyarch.experiment.load import Load, LoadResult
+from polyarch.experiment.record import Cost, Environment, Latency, Spread, environment
+from polyarch.experiment.run import Question, Trial, cost_of, latency_of
+from polyarch.measure.scalability import Usl, fit
+from polyarch.runtimes.sim.kernel import no_collector
+
+__all__ = ["Coefficient", "Effort", "Scale", "ScaleLaw", "ScalePoint", "scale", "size_parameter"]
+
+_MAIN = ("nodes", "servers", "shards", "cores")
+_GAIN = 1.05
+"""Twice the clients bring less than this: it is saturated."""
+
+
+class Coefficient(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """A figure of the fit, with its 95 % interval by a bootstrap of the residuals."""
+
+    value: float
+    low: float | None = None
+    """Absent if there are no more measurements than coefficients."""
+    high: float | None = None
+    """Absent too where it has no end."""
+
+
+class ScaleLaw(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """The Universal Scalability Law X(N) = N X1 / (1 + a (N - 1) + b N (N - 1))."""
+
+    one_per_s: Coefficient
+    """X1: what one does, by the law."""
+    contention: Coefficient
+    """a"""
+    coherence: Coefficient
+    """b"""
+    peak: Coefficient | None = None
+    """The size of the highest throughput; absent if it never falls."""
+    linear_to: float | None = None
+    """Up to which size it has 90 % of so many times what one does; absent if at every size."""
+    error: float
+    """Root mean square of the relative residuals."""
+
+
+class ScalePoint(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """One size."""
+
+    size: int
+    nodes: dict[str, int]
+    """How many nodes each role had."""
+    clients: int
+    """Of the closed loop that saturated it."""
+    throughput_per_s: Spread
+    """Successful operations, by round."""
+    latency_ms: Latency | None = None
+    """At saturation: it grows with the clients."""
+    cost_per_operation: Cost | None = None
+    unsuccessful: float
+    """The share of the operations that did not succeed."""
+
+
+class Scale(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """An architecture at several sizes."""
+
+    architecture: str
+    job: str
+    runtime: str
+    parameter: str
+    """Which of its parameters is the size."""
+    seed: int
+    rounds: int
+    parameters: dict[str, Any]
+    """The others, the job's too."""
+    points: tuple[ScalePoint, ...]
+    law: ScaleLaw
+    sentence: str = ""
+    environment: Environment
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How much is measured."""
+
+    rounds: int = 3
+    operations: int = 2000
+    """Of each measurement on ``sim``; more with many clients, so that each has some 20."""
+    seconds: float = 1.0
+    """Of each measurement on other runtimes."""
+    clients: int | None = None
+    """None: as many as it takes to saturate it."""
+    most_clients: int = 4096
+
+
+def size_parameter(kind: type[Architecture]) -> str | None:
+    """The parameter that says how large an architecture is; None if none does."""
+    names = (kind.scales,) if kind.scales else _MAIN
+    return next((name for name in names if name in kind.parameters), None)
+
+
+def scale(
+    ask: Callable[[int], Question], sizes: Sequence[int], effort: Effort, *, parameter: str
+) -> Scale:
+    """Measure, and fit.  ``ask``: the question at a size."""
+    clients: dict[int, int] = {}
+    results: dict[int, list[LoadResult]] = {size: [] for size in sizes}
+    nodes: dict[int, dict[str, int]] = {}
+    known = True
+    for round_ in range(effort.rounds):
+        for size in sizes if round_ % 2 == 0 else reversed(sizes):
+            question = ask(size)
+            question.seed += round_
+            with no_collector() if question.runtime == "sim" else contextlib.nullcontext():
+                trial = Trial(question)
+                try:
+                    nodes[size] = trial.nodes()
+                    if size not in clients:
+                        clients[size] = _saturating(trial, effort, size)
+                    results[size].append(_measured(trial, clients[size], effort))
+                    known = known and trial.bytes_are_known()
+                finally:
+                    trial.close()
+    points = tuple(
+        ScalePoint(
+            size=size,
+            nodes=nodes[size],
+            clients=clients[size],
+            throughput_per_s=Spread.of(round(_throughput(r), 3) for r in results[size]),
+            latency_ms=latency_of(results[size])[0],
+            cost_per_operation=cost_of(results[size], known),
+            unsuccessful=round(
+                sum(r.failed + r.unknown for r in results[size])
+                / max(1, sum(r.attempted for r in results[size])),
+                6,
+            ),
+        )
+        for size in sizes
+    )
+    runs = [(p.size, x) for p in points for x in p.throughput_per_s.runs]
+    law = fit([size for size, _ in runs], [x for _, x in runs], np.random.default_rng(0))
+    question = ask(sizes[0])
+    values = {**question.architecture.values, **question.job.values}
+    return Scale(
+        architecture=type(question.architecture).name,
+        job=type(question.job).name,
+        runtime=question.runtime,
+        parameter=parameter,
+        seed=question.seed,
+        rounds=effort.rounds,
+        parameters={name: value for name, value in values.items() if name != parameter},
+        points=points,
+        law=_law(law),
+        environment=environment(),
+    )
+
+
+def _saturating(trial: Trial, effort: Effort, size: int) -> int:
+    """So many clients that twice as many gain less than 5 %."""
+    if effort.clients is not None:
+        return effort.clients
+    clients = 4
+    before = _throughput(_measured(trial, clients, effort, probe=True))
+    while 2 * clients <= effort.most_clients:
+        now = _throughput(_measured(trial, 2 * clients, effort, probe=True))
+        if now < _GAIN * before:
+            break
+        clients, before = 2 * clients, now
+    return clients
+
+
+def _measured(trial: Trial, clients: int, effort: Effort, *, probe: bool = False) -> LoadResult:
+    """A closed loop of so many clients for as long as it takes to see what it does."""
+    label = f"{clients} clients" + (" (looking for saturation)" if probe else "")
+    if trial.question.runtime != "sim":
+        seconds = effort.seconds / 2 if probe else effort.seconds
+        return trial.load(Load(duration=seconds, clients=clients, account=0 if probe else 1), phase=label)
+    wanted = max(effort.operations // 2 if probe else effort.operations, 20 * clients)
+    # How long so many operations take is not known: a tenth of them tell.
+    seconds = 0.02
+    while True:
+        load = Load(duration=seconds, clients=clients, account=0 if probe else 1)
+        result = trial.load(load, phase=label)
+        if result.in_time >= wanted or seconds >= 100.0:
+            return result
+        more = 1.1 * wanted / result.in_time if result.in_time else 10.0
+        seconds = min(100.0, seconds * min(max(more, 1.2), 20.0))
+
+
+def _throughput(result: LoadResult) -> float:
+    return result.in_time / result.seconds if result.seconds else 0.0
+
+
+def _law(law: Usl) -> ScaleLaw:
+    def figure(interval: Any) -> Coefficient:
+        value, low, high = (_finite(v) for v in (interval.value, interval.low, interval.high))
+        assert value is not None
+        return Coefficient(value=value, low=low, high=high)
+
+    return ScaleLaw(
+        one_per_s=figure(law.one),
+        contention=figure(law.contention),
+        coherence=figure(law.coherence),
+        peak=None if law.peak is None else figure(law.peak),
+        linear_to=_finite(law.linear_to()),
+        error=float(f"{law.error:.4g}"),
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(f"{value:.6g}")
