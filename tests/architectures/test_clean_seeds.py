@@ -12,16 +12,9 @@ from polyarch.experiment.explore import explore
 from polyarch.experiment.schedule import Setting
 
 SEEDS = int(os.environ.get("POLYARCH_SEEDS", "20"))
-PROTOCOLS = [
-    "raft",
-    "paxos",
-    "multi_paxos",
-    "primary_backup",
-    "chain",
-    "quorum",
-    "sharded",
-    "two_phase_commit",
-]
+PROTOCOLS = (
+    "raft", "paxos", "multi_paxos", "primary_backup", "chain", "quorum", "sharded", "two_phase_commit"
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
