@@ -21,8 +21,8 @@ keeps the list of all; who is cut off or slow for longer than the suspicion last
 lives; and for a while members disagree.
 
 Two rules are memberlist's and not the paper's: of two statements the one with the higher incarnation holds,
-even against a death, so that who was wrongly declared dead may come back (``rejoin``); and a message to
-somebody who is suspected says so.
+even against a death, so that who was wrongly declared dead may come back (unless ``rejoin`` is off); and a
+message to somebody who is suspected says so.
 """
 
 from __future__ import annotations
@@ -242,11 +242,11 @@ class Swim(Watcher):
     def hear(self, state: State, tell_on: bool = True) -> None:
         """Something is said about a member: believe it if it overrides what was known, and tell it on."""
         if state.address == self.address:
-            if state.overrides(self.me):
+            if self.overrides(state, self.me):
                 self.defend(state)
             return
         known = self.states.get(state.address)
-        if known is not None and not state.overrides(known):
+        if known is not None and not self.overrides(state, known):
             return
         self.states[state.address] = state
         if known is None or known.status != state.status:
@@ -262,6 +262,12 @@ class Swim(Watcher):
             self.after(self.suspicion * self.log_n() * self.period, self.condemn, state)
         if tell_on:
             self.announce(state)
+
+    def overrides(self, state: State, known: State) -> bool:
+        """Whether a statement holds against what is known."""
+        if not self.rejoin and "dead" in (state.status, known.status):
+            return known.status != "dead"  # the paper's rule: a death is final
+        return state.overrides(known)
 
     @oneway
     def rumour(self, state: State) -> None:

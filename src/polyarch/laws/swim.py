@@ -99,8 +99,8 @@ def _first_detections(job: tuple[int, int, int]) -> list[int]:
 
 
 def noticed(group: Group, victim: str) -> bool:
-    """Whether anybody suspects it or holds it to be dead."""
-    return any(n.subject == victim and n.kind != "alive" for m in group.members for n in m.notices)
+    """Whether anybody has just begun to suspect it."""
+    return any(n.subject == victim and n.kind == "suspect" for m in group.members for n in m.notices[-8:])
 
 
 class FirstDetection(Law):
@@ -114,7 +114,7 @@ class FirstDetection(Law):
     note = "targets at random, no loss; the period of the first ping counts as 1"
     seeds = 4
     n: int = parameter(50, "members", least=2, most=2000)
-    crashes: int = parameter(2000, "one after another", least=100, most=1_000_000)
+    crashes: int = parameter(8000, "one after another", least=100, most=1_000_000)
     listed = ({"n": 10}, {"n": 50}, {"n": 100})
 
     def expected(self) -> dict[str, Expected]:
@@ -165,11 +165,13 @@ class WorstDetection(Law):
     crashes: int = parameter(160, "each of a group of its own", least=10, most=100_000)
 
     def expected(self) -> dict[str, Expected]:
-        most = 2 * self.n - 1
-        # Of n-1 members and so many crashes, some come near to the bound.
+        # Its places i in one round and j in the next are uniform: from one ping to the next it is m - i + j
+        # periods, and a crash falls into such gaps in proportion to their length.
+        m = self.n - 1
+        mean = (m * m + (m * m - 1) / 6) / (2 * m) + 0.5
         return {
-            "most periods": between(1, most, most),
-            "mean periods": within(self.n / 2 + (self.n - 2) / 6 * self.n / (self.n - 1), 0.1 * self.n),
+            "most periods": between(1, 2 * self.n - 1, 2 * self.n - 1),
+            "mean periods": relative(mean, max(0.05, 3.5 / math.sqrt(self.crashes))),
         }
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
