@@ -59,6 +59,10 @@ class Told(StoringPeer):
         self.known = there
         self.neighbours_changed()
 
+    @rpc
+    async def part(self) -> None:
+        await self.hand_over()
+
 
 class ToldClient(DhtClient):
     async def ask(self, peer: str, place: int) -> Holder:
@@ -123,6 +127,26 @@ def test_operations_of_one_key_have_one_order() -> None:
     count, value = told().perform(experiment)
     assert count == 1
     assert value is not None
+
+
+def test_a_value_is_not_read_before_its_holders_have_it() -> None:
+    key = key_of(0)
+
+    async def experiment(x: Experimenter) -> tuple[Any, float]:
+        await x.client.put(key, "a")
+        await x.control.pause("peer-1")
+        writing = x.spawn(x.at("peer-0", Told).write(key, "b", 1))
+        await x.sleep(0.1)
+        begun, reading = x.now, x.spawn(x.at("peer-0", Told).read(key))
+        await x.sleep(0.5)
+        await x.control.resume("peer-1")
+        value = await reading
+        await writing
+        return value, x.now - begun
+
+    value, seconds = told().perform(experiment)
+    assert value == "b"
+    assert seconds >= 0.5
 
 
 def test_who_is_not_responsible_decides_nothing() -> None:
@@ -203,6 +227,37 @@ def test_keys_are_handed_over_to_a_newcomer_that_nobody_asks() -> None:
         return len(await x.at("peer-3", Told).holdings())
 
     assert told(replicas=1).perform(experiment) == sum(identifier(k, 32) % 7 % 4 == 3 for k in KEYS) > 0
+
+
+def test_when_the_decider_has_gone_the_next_one_sees_to_the_copies() -> None:
+    key = key_of(0)
+
+    async def experiment(x: Experimenter) -> list[int]:
+        await x.client.put(key, "a")
+        await x.control.crash("peer-0")
+        for i in (1, 2):
+            await x.at(f"peer-{i}", Told).know(("peer-1", "peer-2"))
+        await x.sleep(0.5)
+        held = await gather(*(x.at(f"peer-{i}", Told).holdings() for i in (1, 2)))
+        return [h[key].number for h in held]
+
+    assert told().perform(experiment) == [1, 1]
+
+
+def test_who_hands_over_decides_nothing_any_more() -> None:
+    key = key_of(0)
+
+    async def experiment(x: Experimenter) -> Any:
+        await x.client.put(key, "a")
+        await x.control.pause("peer-1")
+        parting = x.spawn(x.at("peer-0", Told).part())
+        await x.sleep(0.01)
+        (answer,) = await settle(x.at("peer-0", Told).write(key, "b", 1))
+        await x.control.resume("peer-1")
+        await parting
+        return answer
+
+    assert isinstance(told().perform(experiment), NotResponsible)
 
 
 def test_what_is_held_elsewhere_now_is_forgotten() -> None:
