@@ -145,9 +145,9 @@ class Cyclon(ViewKeeper):
         onward = self.some(1, but=newcomer) if steps else []
         if onward:
             self.at(onward[0]).wander(newcomer, steps - 1)
-        elif newcomer not in self.made:
-            given = Link(self.address, 0)  # while there is room for one link more
-            if len(self.made) >= self.capacity:
+        else:
+            given = Link(self.address, 0)  # while there is room for it, or it is known here from before
+            if newcomer not in self.made and len(self.made) >= self.capacity:
                 (given,) = self.links_to(self.some(1, but=newcomer))
                 del self.made[given.address]
             self.made[newcomer] = self.cycles

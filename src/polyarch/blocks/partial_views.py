@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Collection, Mapping, Sequence
+from math import inf
 from statistics import pstdev
 from typing import Any
 
@@ -29,6 +30,7 @@ VIEWS = {
 """What ``views_figures`` measures."""
 
 _AT_ONCE = 256  # peers asked at the same time when all are asked
+_TRIES = 8  # to join, until the first peer takes itself for the only one
 
 
 class ViewKeeper(Teller):
@@ -57,13 +59,16 @@ class ViewKeeper(Teller):
 
     async def enter(self) -> None:
         """Become a member.  The first of ``addresses`` is one; the others join one after another, each
-        through one of those before it.  Who was a member before a crash joins through anybody."""
+        through one of those before it.  Who was a member before a crash joins through anybody; if all have
+        crashed, the first begins anew."""
         contacts = len(self.addresses)
         if not self.disk.get("joined", bool, False):
             contacts = self.addresses.index(self.address)
             await self.sleep(self.arrival * contacts)
-        while contacts and not self.neighbours():
+        alone = _TRIES if self.address == self.addresses[0] else inf
+        while contacts and not self.neighbours() and alone:
             await self.find(contacts)
+            alone -= 1
         self.entered = True
         self.since = self.now
         self.disk.put("joined", True)

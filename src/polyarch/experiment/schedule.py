@@ -317,9 +317,14 @@ class _Performance:
             return self._violated("can be looked at when all is healed", str(failure))
         self.look()
         for verdict in verdicts:
-            if not verdict.holds and verdict.name not in self.architecture.disclaims:
+            if not verdict.holds and verdict.name not in self.disclaimed:
                 self._violated(verdict.name, verdict.detail)
         return audit
+
+    @property
+    def disclaimed(self) -> tuple[str, ...]:
+        """Verdicts that the architecture does not promise with these faults."""
+        return self.architecture.disclaims_under([fault.text for fault in self.schedule.faults])
 
     def limit(self, seconds: float) -> None:
         """Told now and then by the kernel."""
@@ -469,7 +474,7 @@ class _Performance:
             for verdict in self.job.check(history, audit):
                 if verdict.undecided:
                     undecided.append(verdict.name)
-                elif not verdict.holds and verdict.name not in getattr(self.architecture, "disclaims", ()):
+                elif not verdict.holds and verdict.name not in self.disclaimed:
                     self.violations.append(Violation(verdict.name, verdict.detail, now))
         schedule = msgspec.structs.replace(self.schedule, faults=tuple(self.faults))
         return Result(
