@@ -107,7 +107,7 @@ def bits_gained(k: int) -> float:
 
 
 @cache
-def greedy_hops(n: int, k: int, different: bool, lookups: int = 40_000) -> float:
+def greedy_hops(n: int, k: int, different: bool, lookups: int = 20_000) -> float:
     """Mean steps from a node to another one, both chosen at random."""
     random = Random(1).fork(f"greedy {n} {k} {different}")
     hops = 0
