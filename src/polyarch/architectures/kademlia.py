@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from polyarch.blocks.buckets import Buckets, Peer, converged
 from polyarch.blocks.dht import DHT, DISCLAIMED, DhtClient, Kept
+from polyarch.blocks.joining import Joining
 from polyarch.blocks.overlay import TALLY, NotAMember, figures
 from polyarch.blocks.pairs import PairKeeper
 from polyarch.blocks.ring import identifier
@@ -59,7 +60,7 @@ class Found(Record, array_like=True):
     """How many were asked."""
 
 
-class Kademlia(PairKeeper):
+class Kademlia(Joining, PairKeeper):
     """One peer."""
 
     bits: int = 64
@@ -76,10 +77,6 @@ class Kademlia(PairKeeper):
     """Seconds after which a contact that has been silent is pinged for a newcomer."""
     refresh_every: float = 3600.0
     """Seconds after which a bucket in which nothing was looked up is refreshed (section 2.3); 0: never."""
-    addresses: tuple[str, ...] = ()
-    """Where other peers may be found: needed to join."""
-    arrival: float = 0.0
-    """Seconds between the first joins of two peers that are neighbours in ``addresses``."""
     everybody: tuple[Peer, ...] = ()
     """All peers in the order of their identifiers: given to start with full buckets, without joins."""
     different: bool = True
@@ -98,7 +95,7 @@ class Kademlia(PairKeeper):
         else:
             self.spawn(self.enter())
         if self.refresh_every:
-            self.every(self.refresh_every, self.once, "refresh", self.refresh_buckets, jitter=0.1)
+            self.every(self.refresh_every, self.unless_busy, "refresh", self.refresh_buckets, jitter=0.1)
 
     def no_contacts(self) -> Buckets:
         return Buckets(self.me.id, self.bits, self.k, self.spares, self.questionable)
@@ -133,7 +130,7 @@ class Kademlia(PairKeeper):
         buckets, before = self.buckets, self.buckets.changes
         head = buckets.heard(n, self.now if self.questionable else 0.0)
         if head is not None:
-            self.spawn(self.once(f"probe {buckets.prefix(n.id)}", self.probe, head, n))
+            self.spawn(self.unless_busy(f"probe {buckets.prefix(n.id)}", self.probe, head, n))
         if buckets.changes != before:
             self.neighbours_changed()
 
@@ -154,10 +151,10 @@ class Kademlia(PairKeeper):
         if self.buckets.changes != before:
             self.neighbours_changed()
         if self.member and not self.buckets.depth:
-            others = [a for a in self.addresses if a != self.address]
-            self.spawn(self.once("join again", self.join_through, others))
+            self.member = False
+            self.spawn(self.recover())
 
-    async def once(self, what: str, work: Any, *arguments: Any) -> None:
+    async def unless_busy(self, what: str, work: Any, *arguments: Any) -> None:
         """Some upkeep, unless it is under way."""
         if what not in self.busy:
             self.busy[what] = None
@@ -215,33 +212,16 @@ class Kademlia(PairKeeper):
 
     # -- joining, leaving and upkeep (section 2.3) -------------------------------------------------------
 
-    async def enter(self) -> None:
-        """Join through somebody who is in already; or else in turn, after the first of ``addresses``."""
-        mine = self.addresses.index(self.address)
-        others = self.addresses[:mine] + self.addresses[mine + 1 :]
-        inside = await settle(*(self.at(a).ping() for a in self.random.sample(others, min(8, len(others)))))
-        if all(isinstance(answer, Failure) for answer in inside) and not self.disk.get("joined", bool, False):
-            await self.sleep(self.arrival * mine)
-            others = self.addresses[:mine]
-        await self.join_through(others)
+    def create(self) -> None:
+        """Create a new network, with this node alone in it."""
         self.member = True
-        self.disk.put("joined", True)
-        await self.disk.sync()
-
-    async def join_through(self, others: Sequence[str]) -> None:
-        """Join through any of these, as soon as one answers."""
-        while others and not self.buckets.depth:
-            try:
-                await self.join(self.random.choice(others))
-            except Failure:
-                await self.sleep(self.random.between(0.1, 0.5))
 
     async def join(self, w: str) -> None:
         """Join the network that the node at ``w`` is in: look oneself up, by which those nearby hear of it;
         then refresh all buckets farther away than the closest neighbour."""
         self.learn(await self.at(w).ping())
         await self.node_lookup(self.me.id)
-        self.member = self.member or self.buckets.depth > 0
+        self.member = self.buckets.depth > 0
         for prefix in reversed(range(self.buckets.depth - 1)):
             await self.node_lookup(self.random_in(prefix))
 
