@@ -262,6 +262,19 @@ def test_the_network_bears_crashes_leaves_and_restarts(seed: int, settings: dict
     assert not session.kernel.bugs
 
 
+def test_who_restarts_in_a_network_that_was_built_joins_it_and_is_found() -> None:
+    session = SimSession(KademliaNetwork(nodes=30, formation="converged"), seed=1)
+
+    async def experiment(x: Experimenter) -> list[Any]:
+        await x.control.crash("peer-7")
+        assert not await wrong_lookups(x, [a for a in named(range(30)) if a != "peer-7"], 200)
+        await x.control.restart("peer-7")
+        await x.sleep(2)
+        return await wrong_lookups(x, named(range(30)), 200)
+
+    assert not session.perform(experiment)
+
+
 def test_peers_that_have_lost_all_contacts_come_back() -> None:
     architecture = KademliaNetwork(nodes=4, refresh=1)
     session = SimSession(architecture, seed=3)

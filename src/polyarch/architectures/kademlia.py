@@ -88,7 +88,7 @@ class Kademlia(Joining, PairKeeper):
         self.buckets = self.no_contacts()
         self.looked: dict[int, float] = {}  # buckets in which something was looked up, and when
         self.busy: dict[str, None] = {}  # upkeep that is under way
-        if self.everybody:
+        if self.everybody and not self.restarted:
             full = converged(self.me, self.everybody, self.bits, self.k, self.random, self.different)
             self.buckets.fill(full)
             self.member = True
