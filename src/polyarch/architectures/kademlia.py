@@ -12,8 +12,10 @@ one bit closer to the key.  The node that wants to know asks all nodes on the wa
 symmetric: who asks a node is of use to that node.  That is nearly all the upkeep there is.
 
 **What is the problem with this?**  It asks much: a lookup stops when the k closest have all answered, so
-that each costs k + 3 messages, where Chord's takes 1/2 log2 N.  What nobody asks for, nobody repairs: dead
-contacts stay until they are asked.  There are no range queries.
+that each costs k + 2 to 5 questions (22.9 among 10,000 peers, 24.6 among 100,000), where Chord passes one on
+1/2 log2 N times.  What nobody asks, nobody repairs: after a fifth of 100,000 peers had crashed, all of 100,000
+lookups were right, but each ran into 6.2 dead ones, and 19.8 % of all contacts were still dead at the end.
+(To ping for newcomers, ``spares=0``, repairs faster and sends more.)  There are no range queries.
 """
 
 from __future__ import annotations
