@@ -380,6 +380,18 @@ def test_peers_that_answer_garbage_do_not_lead_astray(kind: type[Kademlia]) -> N
     assert all(len(node.buckets) <= 22 for node in nodes_of(session).values())
 
 
+def test_who_says_to_be_somewhere_else_than_it_is_gets_into_no_bucket() -> None:
+    session = SimSession(KademliaNetwork(nodes=4, formation="converged", bits=40))
+
+    async def experiment(x: Experimenter) -> tuple[Peer, ...]:
+        for id in (1 << 60, -5, 7):
+            await x.at("peer-0", Kademlia).ping(Peer(id, "forged"))
+        return await x.at("peer-0", Kademlia).contacts()
+
+    assert {p.address for p in session.perform(experiment)} == {"peer-1", "peer-2", "peer-3"}
+    assert not session.kernel.bugs
+
+
 # -- pairs and the hash table -------------------------------------------------------------------------------
 
 
@@ -389,6 +401,10 @@ def test_a_pair_is_found_by_all_and_needs_a_token_where_tokens_are_wanted() -> N
     async def experiment(x: Experimenter) -> Any:
         stored = await x.at("peer-3", Kademlia).publish("song", "here")
         found = await settle(*(x.at(a, Kademlia).retrieve("song") for a in named(range(30))))
+        before = sum(node.handled for node in nodes_of(session).values())
+        await settle(*(x.at(a, Kademlia).retrieve("song") for a in named(range(30))))
+        asked = sum(node.handled for node in nodes_of(session).values()) - before
+        assert asked < 30 * 4, "a lookup ends with the first value"
         missing = await x.at("peer-3", Kademlia).retrieve("silence")
         me = Peer(identifier("peer-3", 64), "peer-3")
         (refused,) = await settle(x.at("peer-4", Kademlia).store(me, "song", "there", 60.0, 12345))

@@ -53,8 +53,9 @@ class PairKeeper(StoringPeer):
     async def find_node(self, sender: Peer | None, key: int) -> tuple[Peer, ...]:
         raise NotImplementedError
 
-    async def node_lookup(self, key: int, text: str = "") -> Shortlist:
-        """The k closest nodes to a key, asked by ``find_value(text)`` if a text is given."""
+    async def node_lookup(self, key: int, text: str = "", *, enough: bool = False) -> Shortlist:
+        """The k closest nodes to a key, asked by ``find_value(text)`` if a text is given; ``enough``: it ends
+        with the first value."""
         raise NotImplementedError
 
     # -- the messages ------------------------------------------------------------------------------------
@@ -82,7 +83,9 @@ class PairKeeper(StoringPeer):
     async def retrieve(self, key: str) -> str | None:
         """Find the value of a key; None if none of the k closest nodes keeps one."""
         value = self.pairs.get(key, self.now)
-        return value if value is not None else (await self.node_lookup(identifier(key, self.bits), key)).value
+        if value is None:
+            value = (await self.node_lookup(identifier(key, self.bits), key, enough=True)).value
+        return value
 
     # -- keeping -----------------------------------------------------------------------------------------
 

@@ -19,16 +19,25 @@ class Shortlist:
     """Contacts in the order of their distance from ``key``; those that failed are off it."""
 
     __slots__ = (
-        "_entries", "_order", "alpha", "asked", "done", "failures", "idle", "k", "key", "open", "text",
-        "tokens", "value", "widen",
+        "_entries", "_order", "alpha", "asked", "done", "enough", "failures", "idle", "k", "key", "open",
+        "text", "tokens", "value", "widen",
     )  # fmt: skip
 
     def __init__(
-        self, done: Future[None], key: int, k: int, alpha: int, *, text: str = "", widen: bool = True
+        self,
+        done: Future[None],
+        key: int,
+        k: int,
+        alpha: int,
+        widen: bool = True,
+        text: str = "",
+        enough: bool = False,
     ) -> None:
         """``done``: set when the lookup has ended; ``alpha``: how many are asked at the same time; ``widen``:
-        when nobody closer turns up, all of the ``k`` closest; ``text``: the key whose value is wanted."""
-        self.done, self.key, self.k, self.alpha, self.text, self.widen = done, key, k, alpha, text, widen
+        when nobody closer turns up, all of the ``k`` closest; ``text``: the key whose value is wanted, which
+        may be ``enough``."""
+        self.done, self.key, self.k, self.alpha, self.widen = done, key, k, alpha, widen
+        self.text, self.enough = text, enough
         self.value: str | None = None
         self.tokens: dict[str, int] = {}
         """By address: what to show who is asked to store."""
