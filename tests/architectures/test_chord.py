@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from polyarch.architectures.chord import Chord, ChordRing, Peer
+from polyarch.architectures.chord import Chord, ChordClient, ChordRing, Found
+from polyarch.blocks.overlay import Peer, ring_of
 from polyarch.blocks.ring import identifier
-from polyarch.core import BadArguments, Done, Failure, Random, Verdict, gather, settle
+from polyarch.core import BadArguments, Done, Failure, Random, System, Verdict, gather, rpc, settle
 from polyarch.jobs.lookup import Census, Holder, Lookup, Member, Responsible
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter
@@ -288,3 +289,119 @@ def test_ten_thousand_nodes_need_little_memory_and_no_upkeep() -> None:
     assert len(session.perform(ask)) == 100
     assert max(len(node.fingers) for node in nodes_of(session).values()) < 40
     assert isinstance(nodes_of(session)["peer-0"].me, Peer)
+
+
+# -- joining again, virtual nodes, liars -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("formation", ["joined", "converged"])
+def test_who_has_left_or_crashed_joins_again_even_the_one_that_created_the_ring(formation: str) -> None:
+    architecture = ChordRing(nodes=12, formation=formation)
+    session = SimSession(architecture, seed=6)
+
+    async def experiment(x: Experimenter) -> list[Any]:
+        await architecture.ready(x)
+        await x.at("peer-0", Chord).leave()
+        for i in (0, 5, 11):
+            await x.control.crash(f"peer-{i}")
+        await x.sleep(4)
+        for i in (0, 5, 11):
+            await x.control.restart(f"peer-{i}")
+        await architecture.ready(x)
+        return wrong(await lookups(x, 100), [f"peer-{i}" for i in range(12)])
+
+    assert not session.perform(experiment)
+
+
+def test_a_ring_of_which_nobody_was_left_forms_again() -> None:
+    architecture = ChordRing(nodes=6)
+    session = SimSession(architecture, seed=7)
+
+    async def experiment(x: Experimenter) -> list[Any]:
+        await architecture.ready(x)
+        for i in range(6):
+            await x.control.crash(f"peer-{i}")
+        for i in (3, 1, 4, 2, 5):
+            await x.control.restart(f"peer-{i}")
+        await x.sleep(20)
+        return wrong(await lookups(x, 50), [f"peer-{i}" for i in range(1, 6)])
+
+    assert not session.perform(experiment)
+
+
+def test_a_ring_of_one_comes_back_alone() -> None:
+    session = SimSession(ChordRing(nodes=1))
+
+    async def experiment(x: Experimenter) -> Holder:
+        await x.sleep(1)
+        await x.control.crash("peer-0")
+        await x.control.restart("peer-0")
+        await x.sleep(1)
+        return await x.client.lookup("key")
+
+    assert session.perform(experiment).address == "peer-0"
+
+
+def test_virtual_nodes_are_places_of_one_process_and_fall_together() -> None:
+    architecture = ChordRing(nodes=8, virtual=5)
+    session = SimSession(architecture, seed=8)
+
+    async def experiment(x: Experimenter) -> tuple[int, list[Any]]:
+        await architecture.ready(x)
+        census: Census = await x.client.census()
+        await x.control.crash("peer-3")
+        await x.sleep(8)
+        alive = [f"peer-{i}" for i in range(40) if i // 5 != 3]
+        return len(census.members), wrong(await lookups(x, 200), alive)
+
+    assert [p.name for p in session.system.processes()] == [f"peer-{i}" for i in range(8)]
+    assert session.perform(experiment) == (40, [])
+
+
+class Liar(Chord):
+    """Answers every question with what ``lie`` says."""
+
+    lie: str = "garbage"
+
+    @rpc
+    async def find_successor(self, key: int, hops: int = 0, timeouts: int = 0) -> Found:
+        if self.lie == "garbage":
+            return "garbage"  # type: ignore[return-value]
+        return Found(Peer(1, self.lie), hops, timeouts)
+
+
+@pytest.mark.parametrize("lie", ["garbage", "nobody"])
+def test_a_peer_that_answers_garbage_is_passed_over_and_one_that_lies_hangs_nobody(lie: str) -> None:
+    system = System()
+    honest, liars = system.addresses("peer", 7), system.addresses("liar", 1)
+    ring = ring_of((*honest, *liars), 32)
+    system.role("peer", Chord(ring=ring, addresses=(*honest, *liars)), count=7)
+    system.role("liar", Liar(ring=ring, addresses=(*honest, *liars), lie=lie))
+    system.clients(ChordClient(addresses=honest))
+    session = SimSession(system)
+
+    async def experiment(x: Experimenter) -> tuple[list[Any], float]:
+        begun, keys = x.now, range(0, 1 << 32, 1 << 24)
+        return await settle(*(x.client.lookup(key) for key in keys)), x.now - begun
+
+    answers, seconds = session.perform(experiment)
+    assert seconds < 10
+    assert all(isinstance(a, Holder) for a in answers)
+    named = {a.address for a in answers}
+    assert ("nobody" in named) is (lie == "nobody")
+    assert bool(session.kernel.bugs) is (lie == "garbage"), "who answers what is no answer is told on"
+
+
+def test_nobody_answers_a_lookup_on_an_empty_overlay_and_the_client_says_so_at_once() -> None:
+    session = SimSession(ChordRing(nodes=5, formation="converged"))
+
+    async def experiment(x: Experimenter) -> Any:
+        for i in range(5):
+            await x.control.crash(f"peer-{i}")
+        begun = x.now
+        (answer,) = await settle(x.client.lookup("key"))
+        return answer, x.now - begun
+
+    answer, seconds = session.perform(experiment)
+    assert isinstance(answer, Failure)
+    assert seconds < 1

@@ -44,6 +44,11 @@ class _Churn(Law):
         share = -(-self.lookups // len(seeds))
         return _churned_all(tuple((self.n, self.r, self.rate, share, seed) for seed in seeds), tell)
 
+    def around(self, timeouts: float, low: float, high: float) -> Expected:
+        """Between these multiples; wider if there are too few lookups to tell."""
+        noise = 0.0 if self.lookups >= 4000 else 3.3 * math.sqrt(1.5 * timeouts / self.lookups)
+        return between(low * timeouts - noise, high * timeouts + noise, timeouts)
+
     @property
     def path(self) -> float:
         """Mean path length of a stable ring (section V-D)."""
@@ -81,7 +86,7 @@ class LookupsDuringChurn(_Churn):
             path, timeouts = self.path, 1.25 * self.formula
         return {
             "path": within(path, 0.25),
-            "timeouts": between(timeouts / 1.6, timeouts * 1.6, timeouts),
+            "timeouts": self.around(timeouts, 1 / 1.6, 1.6),
             "failed per 10,000": between(0, 30),
         }
 
@@ -102,7 +107,7 @@ class TimeoutsDuringChurn(_Churn):
     long = tuple({"rate": rate, "lookups": 10_000} for rate in (0.05, 0.1, 0.2, 0.4))
 
     def expected(self) -> dict[str, Expected]:
-        return {"timeouts": between(0.8 * self.formula, 1.7 * self.formula, self.formula)}
+        return {"timeouts": self.around(self.formula, 0.8, 1.7)}
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
         return {"timeouts": self.churn(seeds, tell).timeouts}
