@@ -12,6 +12,7 @@ from polyarch.architectures.flooding import Flooding, FloodingOverlay
 from polyarch.blocks import graphs
 from polyarch.blocks.unstructured import Plan, ask_all, links_held
 from polyarch.core import BadArguments, Failure, Random, settle
+from polyarch.experiment.laws import check, laws
 from polyarch.jobs.lookup import Holder, NotFound, holders
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter
@@ -240,6 +241,21 @@ def test_without_remembering_duplicates_a_flood_grows_and_grows(monkeypatch: pyt
 
     monkeypatch.setattr(Flooding, "first_time", forgetful)
     assert with_it <= 601 < 10 * 601 < run(architecture, experiment)
+
+
+def test_the_law_of_messages_does_not_hold_for_peers_that_echo(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check(laws()["UN-07"], given={"n": 60}).holds
+    plain = Flooding.flood
+
+    async def echoing(self: Flooding, key: int, ttl: int) -> Holder:
+        if self.neighbours:
+            self.at(self.neighbours[0]).query(self.random.bits64(), key, self.address, 0, 1)
+        return await plain(self, key, ttl)
+
+    monkeypatch.setattr(Flooding, "flood", echoing)
+    record = check(laws()["UN-07"], given={"n": 60})
+    assert record.measured["messages beyond 2E - N + 1"] == 3 * 10  # one each, of ten sources on three graphs
+    assert not record.holds
 
 
 def right(x: Experimenter, answers: list[Any], keys: list[int], n: int, copies: int) -> bool:

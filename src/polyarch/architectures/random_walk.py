@@ -9,8 +9,9 @@ with r copies among N peers about N / r of them, however many walkers there are;
 *Replication* makes that fewer (section 5; Cohen and Shenker: "Replication strategies in unstructured peer-to-
 peer networks", SIGCOMM 2002).  Here peers keep notes of who has a key: ``owner``: who searched keeps one, as
 Gnutella's users do with files; ``path``: all on the walker's way back keep one, as in Freenet.  The number of
-notes then grows as the square root of how often a key is asked for, which is the best that there is for the
-searches that succeed.  A note is confirmed by the holder before it is believed.
+notes grows in proportion to how often a key is asked for in the first case, and as the square root of that in
+the second, which is the best that there is for the searches that succeed.  A note is confirmed by the holder
+before it is believed.
 
 What is the problem with this?  A rare key takes N steps, one after another, or is not found: and nobody can
 tell that from a key that is not there.
