@@ -233,6 +233,21 @@ def test_the_sum_of_all_estimates_never_changes_though_exchanges_cross() -> None
     assert max(n.estimate for n in nodes) - min(n.estimate for n in nodes) < 1e-3
 
 
+def test_an_answer_from_the_last_epoch_changes_nothing_in_this_one() -> None:
+    session = SimSession(Averaging(nodes=2, period=1000.0), seed=1, detailed=False)
+    one: Averager = nodes_of(session)[0]
+
+    async def experiment(x: Experimenter) -> None:
+        await x.sleep(0.1)
+        one.spawn(one.call())
+        one.begin(1)
+        await x.sleep(0.1)
+
+    session.perform(experiment)
+    assert one.estimate == one.value
+    assert nodes_of(session)[1].estimate != nodes_of(session)[1].value
+
+
 def test_all_know_the_mean_of_values_that_have_changed_while_one_was_away() -> None:
     question = Question(
         Averaging(nodes=20, period=0.05, epoch=20),

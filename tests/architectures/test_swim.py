@@ -76,6 +76,25 @@ def test_each_member_pings_all_others_once_in_a_round() -> None:
         assert len(targets) == 27
         for begin in (0, 9, 18):
             assert sorted(targets[begin : begin + 9]) == sorted(m for m in pinged if m != sender)
+        assert targets[:9] != targets[9:18]
+
+
+def test_a_round_goes_on_where_it_was_when_somebody_leaves_the_order() -> None:
+    one = member(group(10), 0)
+    pinged = [one.next_target() for _ in range(4)]
+    gone = pinged[1]
+    assert gone is not None
+    one.hear(State(gone, "dead", 0))
+    pinged += [one.next_target() for _ in range(5)]
+    assert sorted(map(str, pinged)) == sorted(f"peer-{i}" for i in range(1, 10))
+
+
+def test_who_is_suspected_is_told_so_and_defends_itself_at_once() -> None:
+    session = group(6, retell=0, suspicion=1000)
+    one = member(session, 0)
+    one.hear(State("peer-1", "suspect", 0))
+    session.kernel.run(12.0)
+    assert one.states["peer-1"] == State("peer-1", "alive", 1)
 
 
 def test_news_of_a_death_reaches_all_within_some_log_n_periods_and_is_then_told_no_more() -> None:
@@ -163,6 +182,8 @@ def test_a_restarted_member_overrides_what_was_said_of_its_last_life() -> None:
             await x.sleep(40.0)
             assert not (await x.at("peer-0", Swim).holds_alive("peer-2"))
             await x.control.restart("peer-2")
+            await x.sleep(0.1)  # it has joined through somebody, who needs no defence of it
+            assert any("peer-2" in m.alive() for m in members_of(session) if m.address != "peer-2")
             await x.sleep(20.0)
             assert await x.at("peer-0", Swim).holds_alive("peer-2")
 
