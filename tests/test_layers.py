@@ -20,8 +20,9 @@ MAY_IMPORT = {
     "checkers": ["core", "checkers"],
     "blocks": ["core", "blocks", "jobs"],
     "jobs": ["core", "blocks", "jobs", "checkers"],
-    # L2: an architecture only declares the components that it wants
-    "architectures": ["core", "blocks", "jobs", "components.declared"],
+    # L2: an architecture only declares the components that it wants; it may stand on another one (a feature
+    # of an overlay: multicast, encryption)
+    "architectures": ["core", "blocks", "jobs", "components.declared", "architectures"],
     "components": ["core", "blocks", "components", "runtimes.local.guardian"],
     "measure": ["measure"],
     "faults": ["core", "faults", "runtimes.base"],
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     "experiment": [
         "core", "jobs", "architectures", "checkers", "faults", "measure", "runtimes", "experiment", "laws",
     ],
-    "laws": ["core", "blocks", "jobs", "checkers", "architectures", "runtimes", "experiment"],
+    "laws": ["core", "blocks", "jobs", "checkers", "architectures", "runtimes", "experiment", "laws"],
     # L4
     "report": ["core", "faults", "measure", "experiment", "report"],
     "web": ["core", "measure", "experiment", "report", "web"],

@@ -347,6 +347,7 @@ class ChordRing(Architecture):
         "values: linearizable while membership is stable",
     )
     metrics = {**TALLY, **DHT}
+    peer, client = Chord, ChordClient
 
     nodes: int = parameter(16, "peers", least=1)
     bits: int = parameter(32, "bits of an identifier", least=1, most=64)
@@ -370,7 +371,7 @@ class ChordRing(Architecture):
         addresses = system.addresses("peer", self.places)
         ring = ring_of(addresses, self.bits)
         common: dict[str, Any] = {"bits": self.bits, "replicas": self.replicas, "addresses": addresses}
-        peer = Chord(
+        peer = self.peer(
             **common,
             length=self.successors,
             stabilize_every=self.stabilize,
@@ -380,7 +381,7 @@ class ChordRing(Architecture):
             ring=ring if self.formation == "converged" else (),
         )
         system.role("peer", peer, count=self.places, together=self.virtual)
-        system.clients(ChordClient(**common))
+        system.clients(self.client(**common))
 
     @property
     def places(self) -> int:

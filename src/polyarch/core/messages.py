@@ -188,7 +188,7 @@ class Schema:
         self.methods: dict[str, Method] = {}
         for name in dir(owner):
             mark = _mark_of(owner, name)
-            if mark is not None:
+            if mark is not None and name not in getattr(owner, "withheld", ()):
                 function = inspect.getattr_static(owner, name)
                 self.methods[name] = Method(owner, name, mark, function, self.methods)
         stubs = {name: _stub(method) for name, method in self.methods.items()}

@@ -71,6 +71,8 @@ class Env(abc.ABC):
     @property
     @abc.abstractmethod
     def random(self) -> Random: ...
+    @abc.abstractmethod
+    def secret(self, size: int) -> bytes: ...
     @property
     @abc.abstractmethod
     def disk(self) -> Disk: ...
@@ -163,6 +165,9 @@ class Node:
     timeout: ClassVar[float | None] = 1.0
     """Seconds that callers of this class's messages wait unless they say otherwise; None: for ever."""
 
+    withheld: ClassVar[frozenset[str]] = frozenset()
+    """Messages of its bases that nodes of this class do not take from others."""
+
     _env: Env
 
     def __init__(self, **config: Any) -> None:
@@ -203,6 +208,11 @@ class Node:
     def random(self) -> Random:
         """This node's own random stream."""
         return self._env.random
+
+    def secret(self, size: int) -> bytes:
+        """So many bytes that nobody can guess, for keys: from the operating system on ``local``.  In a
+        simulation they come from its seed, as all there is, and keep nothing secret from who knows it."""
+        return self._env.secret(size)
 
     @property
     def disk(self) -> Disk:

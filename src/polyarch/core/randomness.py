@@ -44,6 +44,10 @@ class Random:
         self._state = state = (self._state + _GAMMA) & _MASK
         return _mix(state)
 
+    def bytes(self, size: int) -> bytes:
+        """So many uniform bytes."""
+        return b"".join(self.bits64().to_bytes(8, "big") for _ in range(-(-size // 8)))[:size]
+
     def random(self) -> float:
         """Uniform in [0, 1)."""
         self._state = z = (self._state + _GAMMA) & _MASK  # bits64, written out: simulations draw much

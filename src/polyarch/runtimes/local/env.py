@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,9 @@ class LocalEnv(Env):
         if self._random is None:
             self._random = self.process.nodes_random.fork(self.address)
         return self._random
+
+    def secret(self, size: int) -> bytes:
+        return os.urandom(size)
 
     @property
     def folder(self) -> Path:

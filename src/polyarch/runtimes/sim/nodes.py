@@ -45,19 +45,9 @@ class SimEnv(Env):
     """One incarnation of one simulated node."""
 
     __slots__ = (
-        "_disk",
-        "_random",
-        "address",
-        "current",
-        "declared",
-        "inbox",
-        "kernel",
-        "methods",
-        "node",
-        "number",
-        "process",
-        "up",
-    )
+        "_disk", "_random", "address", "current", "declared", "inbox", "kernel", "methods", "node", "number",
+        "process", "up",
+    )  # fmt: skip
 
     def __init__(self, process: SimProcess, address: str, declared: Node, number: int) -> None:
         self.kernel = process.kernel
@@ -81,6 +71,10 @@ class SimEnv(Env):
         if self._random is None:
             self._random = self.kernel.random.fork(self.address)
         return self._random
+
+    def secret(self, size: int) -> bytes:
+        # The time is in it: a node that was restarted draws the same numbers as before.
+        return Random(self.random.bits64() ^ self.kernel.now).bytes(size)
 
     @property
     def disk(self) -> SimDisk:
