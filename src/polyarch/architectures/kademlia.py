@@ -104,10 +104,9 @@ class Kademlia(Joining, PairKeeper):
     # -- the four messages (section 2.3) -----------------------------------------------------------------
 
     @rpc
-    async def ping(self, sender: Peer | None = None) -> Peer:
+    async def ping(self, sender: Peer | None = None) -> None:
         """Is this node there?"""
         self.hear(sender)
-        return self.me
 
     @rpc
     async def find_node(self, sender: Peer | None, key: int) -> tuple[Peer, ...]:
@@ -123,12 +122,12 @@ class Kademlia(Joining, PairKeeper):
         """A request has come: every message teaches its receiver about the sender (section 2.2)."""
         if not self.member and not self.buckets.depth:
             raise NotAMember(self.address)
-        if sender is not None:
+        if sender is not None and self.is_genuine(sender):
             self.learn(sender)
 
     def learn(self, n: Peer) -> None:
         """``n`` lives.  A bucket that is full keeps those that it has, as long as they live."""
-        if self.leaving or not self.is_genuine(n):
+        if self.leaving:
             return
         buckets, before = self.buckets, self.buckets.changes
         head = buckets.heard(n, self.now if self.questionable else 0.0)
@@ -230,7 +229,8 @@ class Kademlia(Joining, PairKeeper):
     async def join(self, w: str) -> None:
         """Join the network that the node at ``w`` is in: look oneself up, by which those nearby hear of it;
         then refresh all buckets farther away than the closest neighbour."""
-        self.learn(await self.at(w).ping())
+        await self.at(w).ping()
+        self.learn(Peer(identifier(w, self.bits), w))
         await self.node_lookup(self.me.id)
         self.member = self.buckets.depth > 0
         for prefix in reversed(range(self.buckets.depth - 1)):
@@ -245,7 +245,8 @@ class Kademlia(Joining, PairKeeper):
         """See who is near, and look something up in each bucket in which nothing has been for a while."""
         for n in self.buckets.doubted():
             try:
-                self.learn(await self.at(n).ping(self.me))
+                await self.at(n).ping(self.me)
+                self.learn(n)
             except Failure as failure:
                 self.lost(n, failure)
         old = self.now - self.refresh_every
