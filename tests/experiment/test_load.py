@@ -8,6 +8,7 @@ import statistics
 import pytest
 from small_systems import Draw, Server, Well
 
+from polyarch.core import Refused
 from polyarch.experiment.load import Load, LoadResult
 from polyarch.experiment.run import Question, Trial, latency_of, load_of, run
 
@@ -110,3 +111,29 @@ def test_a_client_that_is_answered_in_no_time_does_not_stop_the_clock():
 
     record = run(Question(Instant(), Draw(), duration=0.001, clients=2))
     assert 0 < record.operations.ok <= 2100
+
+
+def test_a_closed_loop_may_have_thousands_of_clients():
+    result, _ = loaded(Load(duration=0.05, clients=3000), service=0.01)
+    assert result.ok == result.attempted >= 3000
+
+
+def test_a_task_that_is_done_can_be_awaited_with_thousands_of_others_and_its_failure_is_raised():
+    trial = Trial(Question(Well(), Draw()))
+
+    async def count(x):
+        async def one(number):
+            if number == 4999:
+                raise Refused("the last one")
+            return number
+
+        tasks = [x.spawn(one(n)) for n in range(5000)]
+        total = 0
+        try:
+            for task in tasks:
+                total += await task
+        except Refused as refused:
+            return total, refused.detail
+
+    assert trial.perform(count) == (sum(range(4999)), "the last one")
+    trial.close()
