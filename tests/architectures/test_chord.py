@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from polyarch.architectures.chord import Chord, ChordClient, ChordRing, Found
-from polyarch.blocks.overlay import Peer, ring_of
+from polyarch.blocks.overlay import NotAMember, Peer, ring_of
 from polyarch.blocks.ring import identifier
 from polyarch.core import BadArguments, Done, Failure, Random, System, Verdict, gather, rpc, settle
 from polyarch.jobs.lookup import Census, Holder, Lookup, Member, Responsible
@@ -311,6 +311,17 @@ def test_who_has_left_or_crashed_joins_again_even_the_one_that_created_the_ring(
         return wrong(await lookups(x, 100), [f"peer-{i}" for i in range(12)])
 
     assert not session.perform(experiment)
+
+
+def test_who_restarts_does_not_think_that_the_ring_is_as_it_was_built() -> None:
+    session = SimSession(ChordRing(nodes=8, formation="converged"))
+
+    async def experiment(x: Experimenter) -> Any:
+        await x.control.crash("peer-5")
+        await x.control.restart("peer-5")
+        return (await settle(x.at("peer-5", Chord).neighbours()))[0]
+
+    assert isinstance(session.perform(experiment), NotAMember)
 
 
 def test_a_ring_of_which_nobody_was_left_forms_again() -> None:
