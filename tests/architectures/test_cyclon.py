@@ -13,7 +13,9 @@ from polyarch.blocks.graphs import clustering, components
 from polyarch.blocks.overlay import NotAMember
 from polyarch.blocks.partial_views import both_ways, in_degrees, views_of
 from polyarch.core import BadArguments
+from polyarch.experiment.laws import Law, check
 from polyarch.jobs.broadcast import Account
+from polyarch.laws.cyclon import Degrees, Traffic
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.session import SimSession
@@ -275,6 +277,15 @@ def test_who_has_crashed_is_a_member_again_even_if_all_have(victims: list[str]) 
 
     assert session.perform(experiment) == 1
     assert all(node.neighbours() for node in nodes_of(session).values())
+
+
+@pytest.mark.parametrize(
+    ("law", "setting"),
+    [(Traffic, {"n": 200, "c": 12, "l": 5}), (Degrees, {"n": 200, "c": 7, "l": 3, "cycles": 20})],
+)
+def test_its_laws_hold_at_other_sizes(law: type[Law], setting: dict[str, int]) -> None:
+    record = check(law, given=setting)
+    assert record.holds, record.wrong
 
 
 @pytest.mark.local

@@ -12,7 +12,10 @@ from polyarch.blocks.graphs import components, links
 from polyarch.blocks.overlay import NotAMember
 from polyarch.blocks.partial_views import both_ways, views_of
 from polyarch.core import BadArguments
+from polyarch.experiment.laws import check
 from polyarch.jobs.broadcast import Account
+from polyarch.laws.hyparview import ActivePath
+from polyarch.laws.partial_views import reach
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.network import Network, Uniform
@@ -250,6 +253,19 @@ def test_who_has_crashed_is_a_member_again_even_if_all_have(victims: list[str]) 
 
     assert session.perform(experiment) == 1
     assert all(node.neighbours() for node in nodes_of(session).values())
+
+
+def test_its_laws_hold_at_other_sizes() -> None:
+    record = check(ActivePath, given={"n": 250, "active": 4, "cycles": 5})
+    assert record.holds, record.wrong
+
+
+def test_the_share_that_unacknowledged_gossip_reaches() -> None:
+    # r = 1 - e^-fr, where links are many: Kermarrec, Massoulié, Ganesh, TPDS 2003.
+    for fanout, share in ((2, 0.7968), (3, 0.9405), (4, 0.9802)):
+        assert reach(fanout, 1e6, 0.0) == pytest.approx(share, abs=2e-4)
+    assert reach(4, 35, 0.75) < 0.02  # one living target each: it dies out
+    assert reach(4, 35, 0.5) < reach(4, 35, 0.25) < reach(4, 35, 0.0)
 
 
 @pytest.mark.local
