@@ -256,6 +256,7 @@ def _kill(trial: Trial, role: str, process: str, pace: Pace, usual: dict[str, fl
     """Kill one process under load, restart it, and see what it cost."""
     q = trial.question
     rate = q.rate if q.rate is not None else q.job.rate
+    trial.whole_again()  # what the last kill has left behind is not this one's
     outage, up = _outage(trial, process, rate, pace, usual)
     dead = outage.dead
     if outage.undecided:

@@ -253,6 +253,21 @@ class Trial:
             metrics = {**metrics, **self.sides.metrics()}
         return verdicts, metrics
 
+    def whole_again(self, limit: float = 10.0) -> None:
+        """Wait until the system is ready for work, but no longer than so many seconds."""
+        architecture = self.question.architecture
+
+        async def wait(x: Experimenter) -> None:
+            ready = x.future()
+            task = x.spawn(architecture.ready(x))
+            task.watch(ready.set)
+            try:
+                await ready.within(limit)
+            except Failure:
+                task.cancel()
+
+        self.perform(wait)
+
     def measured(self) -> dict[str, Any]:
         """The metrics that are the job's ``measures``, of what has happened so far."""
         names = [measure.name for measure in type(self.question.job).measures]
