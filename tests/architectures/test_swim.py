@@ -167,6 +167,27 @@ def test_who_may_not_rejoin_believes_that_it_is_dead() -> None:
     assert all("peer-2" not in m.alive() for m in members_of(session) if not m.left)
 
 
+def test_who_leaves_in_good_order_is_suspected_by_nobody() -> None:
+    session = group(20)
+
+    async def experiment(x: Experimenter) -> None:
+        await x.sleep(3.0)
+        await x.at("peer-4", Swim).leave()
+        await x.control.crash("peer-4")
+        await x.sleep(12.0)
+
+    session.perform(experiment)
+    kinds = [[n.kind for n in m.notices if n.subject == "peer-4"] for m in members_of(session)]
+    assert sum("suspect" in some for some in kinds) <= 2  # who pinged it before it had heard
+    assert all(some and some[-1] == "dead" for some in kinds)
+
+
+def test_members_that_come_and_go_are_noticed() -> None:
+    architecture = SwimGroup(nodes=12, period=0.1)
+    record = run(Question(architecture, Membership(), duration=6.0, churn=("poisson:0.3",)))
+    assert all(v.holds for v in record.verdicts if v.promised), record.verdicts
+
+
 def test_both_sides_of_a_partition_declare_each_other_dead_and_find_each_other_again() -> None:
     record = watched(SwimGroup(nodes=8, period=0.2), "partition:peer-0,peer-1|peer-2,peer-3,peer-4@1-3")
     assert verdict(record, "all who live know each other").holds, record.verdicts

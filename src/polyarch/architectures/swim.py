@@ -141,6 +141,15 @@ class Swim(Watcher):
         self.hear(newcomer)
         return (self.me, *self.states.values())
 
+    @rpc
+    async def leave(self) -> None:
+        """Leave in good order: some others are told, and tell it on."""
+        self.left = True
+        told = self.order if self.multicast else self.random.sample(self.order, min(3, len(self.order)))
+        for other in told:
+            self.sent += 1
+            self.at(other).rumour(State(self.address, "dead", self.me.incarnation))
+
     # -- detection (section 3.1) --------------------------------------------------------------------------
 
     async def probe(self) -> None:
@@ -271,8 +280,8 @@ class Swim(Watcher):
 
     @oneway
     def rumour(self, state: State) -> None:
-        """News that somebody sends to all."""
-        self.hear(state, tell_on=False)
+        """News that somebody sends to all; or its last words."""
+        self.hear(state, tell_on=not self.multicast)
 
     def announce(self, state: State) -> None:
         """News of this member's own, or heard for the first time: tell it on."""
