@@ -161,8 +161,8 @@ class Reliability(Law):
     source = TR + "section 5.2 and figure 2; Cyclon: percolation of fanout 4 over views of 35"
     certainty = "quoted from the paper (HyParView); computed (Cyclon)"
     note = (
-        "Messages one after another before anybody's next cycle, at most 1,000 (about a million deliveries "
-        "in all, where many live); Cyclon's are not acknowledged.  The list says that Cyclon with fanout 4 "
+        "Messages one after another before anybody's next cycle, at most 1,000 (about 100 N deliveries in "
+        "all, where many live); Cyclon's are not acknowledged.  The list says that Cyclon with fanout 4 "
         "reaches less than half past 40 % of failures.  A peer then has 2.4 living targets: theory gives "
         "0.87, these peers 0.85; for 50 % 0.75 and 0.76; below half it is from 60 % on (0.52 and 0.48)"
     )
@@ -187,7 +187,9 @@ class Reliability(Law):
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
         living = self.n - round(self.failed * self.n)
-        messages = max(20, min(self.messages, 1_000_000 // living)) if self.failed else min(20, self.messages)
+        messages = (
+            max(20, min(self.messages, 100 * self.n // living)) if self.failed else min(20, self.messages)
+        )
         jobs = [(of, self.n, self.failed, self.cycles, messages, seed) for seed in seeds for of in SETTINGS]
         reached = spread_out(_reached, jobs, tell)
         return {of.__name__: fmean(reached[i :: len(SETTINGS)]) for i, of in enumerate(SETTINGS)}
