@@ -262,6 +262,24 @@ def test_the_network_bears_crashes_leaves_and_restarts(seed: int, settings: dict
     assert not session.kernel.bugs
 
 
+@pytest.mark.parametrize(("spares", "left"), [(0, 0.01), (8, 0.12)])
+def test_refreshing_finds_the_dead_sooner_if_contacts_are_pinged_for_newcomers(
+    spares: int, left: float
+) -> None:
+    architecture = KademliaNetwork(nodes=100, k=8, refresh=5, spares=spares, formation="converged")
+    session = SimSession(architecture, seed=4, detailed=False)
+    dead = dict.fromkeys(Random(4).sample(named(range(100)), 20))
+
+    async def experiment(x: Experimenter) -> float:
+        for victim in dead:
+            await x.control.crash(victim)
+        await x.sleep(10)
+        contacts = [c for a, node in nodes_of(session).items() if a not in dead for c in node.buckets]
+        return sum(c.address in dead for c in contacts) / len(contacts)
+
+    assert session.perform(experiment) < left
+
+
 def test_who_restarts_in_a_network_that_was_built_joins_it_and_is_found() -> None:
     session = SimSession(KademliaNetwork(nodes=30, formation="converged"), seed=1)
 
