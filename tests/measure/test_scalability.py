@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from polyarch.measure.scalability import LINEAR, amdahl, fit, usl
+from polyarch.measure.scalability import LINEAR, amdahl, bottleneck, fit, usl
 
 SIZES = [1, 2, 4, 8, 16, 32, 64]
 
@@ -77,6 +77,17 @@ def test_linear_means_nine_tenths_of_what_so_many_alone_would_do():
         n = law.linear_to()
         assert usl(n, a, b) == pytest.approx(LINEAR * n, rel=1e-6)
     assert fit(*planted(0.0, 0.0), np.random.default_rng(1)).linear_to() > 1e6
+
+
+def test_a_bottleneck_is_told_from_the_law():
+    sizes = [1, 2, 4, 8, 16, 32]
+    knee = bottleneck(sizes, [min(100.0 * n, 600.0) for n in sizes])
+    assert (knee.one, knee.cap, knee.error) == pytest.approx((100.0, 600.0, 0.0))
+    law = fit(sizes, [min(100.0 * n, 600.0) for n in sizes], np.random.default_rng(1))
+    assert law.error > 0.02
+    smooth = [100.0 * usl(n, 0.1, 0.001) for n in sizes]
+    assert bottleneck(sizes, smooth).error > 0.05
+    assert bottleneck([1, 2, 3], [10.0, 5.0, 2.0]) is None
 
 
 def test_three_runs_of_three_sizes_are_fitted_without_an_interval():

@@ -23,12 +23,14 @@ from polyarch.core.system import Architecture
 from polyarch.experiment.load import Load, LoadResult
 from polyarch.experiment.record import Cost, Environment, Latency, Spread, environment
 from polyarch.experiment.run import Question, Trial, cost_of, latency_of
-from polyarch.measure.scalability import Usl, fit
+from polyarch.measure.scalability import Usl, bottleneck, fit
 from polyarch.runtimes.sim.kernel import no_collector
 
 __all__ = ["Coefficient", "Effort", "Scale", "ScaleLaw", "ScalePoint", "scale", "size_parameter"]
 
 _MAIN = ("nodes", "servers", "shards", "cores")
+_LONGEST = 100.0
+"""Virtual seconds of a measurement, at most."""
 _GAIN = 1.05
 """Twice the clients bring less than this: it is saturated."""
 
@@ -60,6 +62,15 @@ class ScaleLaw(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Root mean square of the relative residuals."""
 
 
+class ScaleBottleneck(Record, frozen=True, kw_only=True):
+    """Linear until something that all need is busy, and level from there on."""
+
+    one_per_s: float
+    cap_per_s: float
+    error: float
+    """Root mean square of the relative residuals."""
+
+
 class ScalePoint(Record, frozen=True, kw_only=True, omit_defaults=True):
     """One size."""
 
@@ -68,6 +79,8 @@ class ScalePoint(Record, frozen=True, kw_only=True, omit_defaults=True):
     """How many nodes each role had."""
     clients: int
     """Of the closed loop that saturated it."""
+    saturated: bool = True
+    """False: it might do more with more clients than there may be."""
     throughput_per_s: Spread
     """Successful operations, by round."""
     latency_ms: Latency | None = None
@@ -91,6 +104,8 @@ class Scale(Record, frozen=True, kw_only=True, omit_defaults=True):
     """The others, the job's too."""
     points: tuple[ScalePoint, ...]
     law: ScaleLaw
+    bottleneck: ScaleBottleneck | None = None
+    """What explains the measurements better than the law, if it does by far."""
     sentence: str = ""
     environment: Environment
 
@@ -101,7 +116,8 @@ class Effort:
 
     rounds: int = 3
     operations: int = 2000
-    """Of each measurement on ``sim``; more with many clients, so that each has some 20."""
+    """Of each measurement on ``sim``; more with many clients, so that each has some 20; half of it to look
+    for saturation."""
     seconds: float = 1.0
     """Of each measurement on other runtimes."""
     clients: int | None = None
@@ -115,11 +131,9 @@ def size_parameter(kind: type[Architecture]) -> str | None:
     return next((name for name in names if name in kind.parameters), None)
 
 
-def scale(
-    ask: Callable[[int], Question], sizes: Sequence[int], effort: Effort, *, parameter: str
-) -> Scale:
+def scale(ask: Callable[[int], Question], sizes: Sequence[int], effort: Effort, *, parameter: str) -> Scale:
     """Measure, and fit.  ``ask``: the question at a size."""
-    clients: dict[int, int] = {}
+    found: dict[int, tuple[int, float]] = {}
     results: dict[int, list[LoadResult]] = {size: [] for size in sizes}
     nodes: dict[int, dict[str, int]] = {}
     known = True
@@ -131,9 +145,10 @@ def scale(
                 trial = Trial(question)
                 try:
                     nodes[size] = trial.nodes()
-                    if size not in clients:
-                        clients[size] = _saturating(trial, effort, size)
-                    results[size].append(_measured(trial, clients[size], effort))
+                    if size not in found:
+                        found[size] = _saturating(trial, effort)
+                    clients, guess = found[size]
+                    results[size].append(_measured(trial, clients, effort, guess))
                     known = known and trial.bytes_are_known()
                 finally:
                     trial.close()
@@ -141,7 +156,8 @@ def scale(
         ScalePoint(
             size=size,
             nodes=nodes[size],
-            clients=clients[size],
+            clients=found[size][0],
+            saturated=effort.clients is not None or 2 * found[size][0] <= effort.most_clients,
             throughput_per_s=Spread.of(round(_throughput(r), 3) for r in results[size]),
             latency_ms=latency_of(results[size])[0],
             cost_per_operation=cost_of(results[size], known),
@@ -167,40 +183,41 @@ def scale(
         parameters={name: value for name, value in values.items() if name != parameter},
         points=points,
         law=_law(law),
+        bottleneck=_bottleneck(runs, law),
         environment=environment(),
     )
 
 
-def _saturating(trial: Trial, effort: Effort, size: int) -> int:
-    """So many clients that twice as many gain less than 5 %."""
+def _saturating(trial: Trial, effort: Effort) -> tuple[int, float]:
+    """So many clients that twice as many gain less than 5 %, and the throughput with them."""
+    clients = effort.clients or 4
+    # How fast it is is not known: a first look tells.
+    guess = _throughput(trial.load(Load(duration=0.05, clients=clients, account=0), phase="a first look"))
+    before = _throughput(_measured(trial, clients, effort, guess, probe=True))
     if effort.clients is not None:
-        return effort.clients
-    clients = 4
-    before = _throughput(_measured(trial, clients, effort, probe=True))
+        return clients, before
     while 2 * clients <= effort.most_clients:
-        now = _throughput(_measured(trial, 2 * clients, effort, probe=True))
+        now = _throughput(_measured(trial, 2 * clients, effort, 1.5 * before, probe=True))
         if now < _GAIN * before:
             break
         clients, before = 2 * clients, now
-    return clients
+    return clients, before
 
 
-def _measured(trial: Trial, clients: int, effort: Effort, *, probe: bool = False) -> LoadResult:
-    """A closed loop of so many clients for as long as it takes to see what it does."""
+def _measured(trial: Trial, clients: int, effort: Effort, guess: float, *, probe: bool = False) -> LoadResult:
+    """A closed loop of so many clients for as long as it takes to see what it does; ``guess``: how many
+    operations per second that may be."""
     label = f"{clients} clients" + (" (looking for saturation)" if probe else "")
     if trial.question.runtime != "sim":
         seconds = effort.seconds / 2 if probe else effort.seconds
         return trial.load(Load(duration=seconds, clients=clients, account=0 if probe else 1), phase=label)
-    wanted = max(effort.operations // 2 if probe else effort.operations, 20 * clients)
-    # How long so many operations take is not known: a tenth of them tell.
-    seconds = 0.02
+    wanted = max(effort.operations, 20 * clients) / (2 if probe else 1)
     while True:
-        load = Load(duration=seconds, clients=clients, account=0 if probe else 1)
-        result = trial.load(load, phase=label)
-        if result.in_time >= wanted or seconds >= 100.0:
+        seconds = min(_LONGEST, wanted / guess) if guess else _LONGEST
+        result = trial.load(Load(duration=seconds, clients=clients, account=0 if probe else 1), phase=label)
+        if result.in_time >= wanted / 2 or seconds >= _LONGEST:
             return result
-        more = 1.1 * wanted / result.in_time if result.in_time else 10.0
-        seconds = min(100.0, seconds * min(max(more, 1.2), 20.0))
+        guess = min(_throughput(result), guess / 2)
 
 
 def _throughput(result: LoadResult) -> float:
@@ -221,6 +238,15 @@ def _law(law: Usl) -> ScaleLaw:
         linear_to=_finite(law.linear_to()),
         error=float(f"{law.error:.4g}"),
     )
+
+
+def _bottleneck(runs: Sequence[tuple[int, float]], law: Usl) -> ScaleBottleneck | None:
+    """Only where it has half the error of the law, which has a coefficient more."""
+    found = bottleneck([size for size, _ in runs], [x for _, x in runs])
+    if found is None or found.error > law.error / 2:
+        return None
+    one, cap, error = (float(f"{value:.6g}") for value in (found.one, found.cap, found.error))
+    return ScaleBottleneck(one_per_s=one, cap_per_s=cap, error=error)
 
 
 def _finite(value: float | None) -> float | None:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["LINEAR", "Interval", "Usl", "amdahl", "fit", "usl"]
+__all__ = ["LINEAR", "Bottleneck", "Interval", "Usl", "amdahl", "bottleneck", "fit", "usl"]
 
 LINEAR = 0.9
 """Linear, as it is meant here: at least this part of N times what one does."""
@@ -81,6 +81,31 @@ class Usl:
     def losses(self, n: float) -> tuple[float, float]:
         """What N lose to contention and to coherence, as parts of what is left: a (N-1) and b N (N-1)."""
         return self.contention.value * (n - 1), self.coherence.value * n * (n - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Bottleneck:
+    """Linear until something that all need is busy, and level from there on: min(N X1, cap)."""
+
+    one: float
+    cap: float
+    error: float
+    """Root mean square of the relative residuals."""
+
+
+def bottleneck(sizes: Sequence[float], throughputs: Sequence[float]) -> Bottleneck | None:
+    """The bound of asymptotic analysis (Denning and Buzen 1978) that fits best, with sizes on both sides of
+    its knee; None if there is none.  Where requests of different sizes pass each other on their way, the knee
+    is sharper than that of the Universal Scalability Law, whose requests wait for each other."""
+    n, x = np.asarray(sizes, dtype=float), np.asarray(throughputs, dtype=float)
+    best: Bottleneck | None = None
+    for last in sorted(set(n.tolist()))[:-1]:
+        one, cap = float((x / n)[n <= last].mean()), float(x[n > last].mean())
+        predicted = np.minimum(n * one, cap)
+        error = float(np.sqrt(np.mean((x / predicted - 1) ** 2)))
+        if last * one <= 1.02 * cap and (best is None or error < best.error):
+            best = Bottleneck(one, cap, error)
+    return best
 
 
 def fit(sizes: Sequence[float], throughputs: Sequence[float], rng: np.random.Generator) -> Usl:

@@ -31,9 +31,9 @@ _FAILS = 0.01
 def scale_sentence(scale: Scale) -> str:
     """``replicated does shop on sim: linear to 3 servers, peak of 3,100 /s at 22 (18 to 30), limited by
     contention …``"""
-    parts = [_linear(scale), _peak(scale), _limit(scale)]
+    parts = [_linear(scale), _peak(scale), _limit(scale)] if scale.bottleneck is None else _level(scale)
     notes = []
-    if scale.law.error > _BADLY:
+    if scale.bottleneck is None and scale.law.error > _BADLY:
         off = f"{100 * scale.law.error:.0f} %"
         notes.append(f"the law is off by {off} on average: read it with care")
     if any(p.unsuccessful > _FAILS for p in scale.points):
@@ -41,8 +41,24 @@ def scale_sentence(scale: Scale) -> str:
         notes.append(
             f"at {worst.size} {scale.parameter} {100 * worst.unsuccessful:.1f} % of the operations failed"
         )
+    short = [str(p.size) for p in scale.points if not p.saturated]
+    if short:
+        notes.append(f"with {scale.points[-1].clients:,} clients it was not saturated at {', '.join(short)}")
     text = f"{scale.architecture} does {scale.job} on {scale.runtime}: {', '.join(parts)}"
     return text + "".join(f"; {note}" for note in notes)
+
+
+def _level(scale: Scale) -> list[str]:
+    """In place of the three parts of the law: there is a knee, and no peak."""
+    b = scale.bottleneck
+    assert b is not None
+    knee = b.cap_per_s / b.one_per_s
+    of_law = f"the law of contention and coherence is off by {scale.law.error:.1%}, this by {b.error:.1%}"
+    return [
+        f"linear to {number(round(knee, 1))} {scale.parameter}",
+        f"then level at {number(b.cap_per_s)} /s (no peak)",
+        f"limited by contention: by one bottleneck that all need ({of_law})",
+    ]
 
 
 def _linear(scale: Scale) -> str:
@@ -181,6 +197,7 @@ def scale_plots(scale: Scale) -> list[Plot]:
         }
         return Plot(title=title, note=note, figure={"data": data, "layout": layout}, height=360)
 
+    level = scale.bottleneck
     fitted = [_at(scale, n) for n in curve]
     measured = [p.throughput_per_s for p in scale.points]
     one = law.one_per_s.value
@@ -195,6 +212,18 @@ def scale_plots(scale: Scale) -> list[Plot]:
                 line(scale.architecture, 0, sizes, measured, "/s"),
                 drawn("the law", fitted, "dash", 1),
                 drawn("ideal", [n * law.one_per_s.value for n in curve], "dot", 7),
+                *(
+                    [
+                        drawn(
+                            "a bottleneck",
+                            [min(n * level.one_per_s, level.cap_per_s) for n in curve],
+                            "solid",
+                            2,
+                        )
+                    ]
+                    if level
+                    else []
+                ),
             ],
             top,
         ),
