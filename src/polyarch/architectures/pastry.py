@@ -30,7 +30,7 @@ from polyarch.blocks.key_routing import STRETCH, KeyRouting, stretch
 from polyarch.blocks.overlay import TALLY, Peer, figures, ring_of
 from polyarch.blocks.prefix import LeafSet, Near, RoutingTable, gap, shared
 from polyarch.blocks.ring import identifier
-from polyarch.core import Architecture, Failure, System, Timeout, Verdict, oneway, parameter, rpc, settle
+from polyarch.core import Architecture, Failure, System, Timeout, Verdict, parameter, rpc, settle
 from polyarch.jobs.kv import Kv
 from polyarch.jobs.lookup import Holder, Lookup
 
@@ -246,34 +246,33 @@ class Pastry(Joining, KeyRouting, StoringPeer):
     # -- upkeep (sections 2.1, 2.4 and 2.5) ------------------------------------------------------------------
 
     async def keep_alive(self) -> None:
-        """Exchange leaf sets with the next node on the ring.  If it has failed all our leaves hear of it, a
-        little later, when we know again those that are as far away as its leaves were."""
+        """Exchange leaf sets with the next live node on the ring.  Each of the two hears of who has arrived,
+        and of who has failed: that goes on from neighbour to neighbour."""
         while self.member and (n := self.leaves.next_up()):
             try:
-                return await self.learn(await self.at(n).exchange(self.me, tuple(self.leaves)))
+                leaves = await self.at(n).exchange(self.me, tuple(self.leaves))
             except Failure as failure:
                 await self.suspect(n, failure)
-            if n in self.leaves:
-                return  # only late
-            self.after(self.keep_alive_every, self.announce, n)
+                if n in self.leaves:
+                    return  # it was only late
+            else:
+                return await self.compare_leaves(n, leaves)
 
     @rpc
     async def exchange(self, n: Peer, leaves: tuple[Peer, ...]) -> tuple[Peer, ...]:
-        """Our leaf set for that of ``n``."""
+        """Our leaf set for that of ``n``, which has us for its neighbour."""
         self.place()
-        if any(self.wants(m, False) for m in (n, *leaves)):
-            self.spawn(self.learn((n, *leaves)))
-        return tuple(self.leaves)
+        mine = tuple(self.leaves)
+        self.spawn(self.compare_leaves(n, leaves))
+        return mine
 
-    def announce(self, n: Peer) -> None:
-        for leaf in self.leaves:
-            self.at(leaf).failed(n)
-
-    @oneway
-    async def failed(self, n: Peer) -> None:
-        """Somebody thinks that a node has failed."""
-        if n in self.leaves:
-            await self.suspect(n, Timeout())
+    async def compare_leaves(self, n: Peer, leaves: tuple[Peer, ...]) -> None:
+        """A neighbour's leaves may be ours.  Of ours it has all that live, except the farthest behind us."""
+        await self.learn((n, *leaves))
+        behind = self.leaves.sides[1 - self.leaves.away(n.id)[0]][-1:]
+        for m in self.leaves:
+            if m != n and m not in leaves and m not in behind:
+                await self.suspect(m, Timeout())
 
     async def maintain(self) -> None:
         """Compare a row of the routing table with that of somebody in it, and the neighbourhood set with that

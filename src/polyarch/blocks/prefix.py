@@ -77,8 +77,8 @@ class LeafSet(Generic[P]):
     """The nodes that are numerically nearest to one: up to ``half`` with smaller and as many with larger
     identifiers, each on the side on which it is nearer, the nearest first.
 
-    A side that is not full ends where no further node is within half of the ring: unless it was full and has
-    lost a leaf.  Then it is *torn*, and what is beyond its last leaf is unknown.
+    If no side is full, these are all nodes: unless a full side has lost a leaf.  Then it is *torn*, and what
+    is beyond its last leaf is unknown.
     """
 
     __slots__ = ("bits", "half", "me", "sides", "torn")
@@ -145,7 +145,7 @@ class LeafSet(Generic[P]):
         one, or known to one of them."""
         side, distance = self.away(key)
         peers = self.sides[side]
-        if len(peers) < self.half and not self.torn[side]:
+        if not any(self.torn) and all(len(peers) < self.half for peers in self.sides):
             return True
         return distance <= (self.away(peers[-1].id)[1] if peers else 0)
 
