@@ -158,6 +158,7 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
     ("RA-09", {"n": 4, "p": 0.8}),
     ("RA-10", {"n": 4, "p": 0.9}),
     ("RA-12", {"way": "central", "n": 9}),
+    ("LB-12", {"contention": 0.2, "coherence": 0.01, "processors": 7, "size": 5, "rounds": 20}),
     ("RA-12", {"way": "ricart_agrawala", "n": 3}),
     ("RA-12", {"way": "token_ring", "n": 7}),
     ("RA-13", {"n": 4}),
