@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "experiment": [
         "core", "jobs", "architectures", "checkers", "faults", "measure", "runtimes", "experiment", "laws",
     ],
-    "laws": ["core", "blocks", "jobs", "checkers", "architectures", "runtimes", "experiment", "laws"],
+    "laws": ["core", "blocks", "jobs", "checkers", "measure", "architectures", "runtimes", "experiment", "laws"],
     # L4
     "report": ["core", "faults", "measure", "experiment", "report"],
     "web": ["core", "measure", "experiment", "report", "web"],

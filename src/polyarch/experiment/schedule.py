@@ -355,7 +355,7 @@ class _Performance:
         elif fault.kind == "operate":
             await self.architecture.operate(x, Random(int(fault.amount)))
         else:
-            await inject(x, fault, begin, end)
+            await inject(x, fault, begin, end, self.session.system)
 
     async def _once_led(self, fault: Fault, begin: float, end: float) -> Fault:
         """The fault as it begins now, a little after somebody leads; not if nobody does for long."""
