@@ -352,7 +352,9 @@ WORK: dict[str, Callable[..., Result]] = {
 def alone(work: str, *rest: Any) -> Result:
     """Run an experiment in a process of its own."""
     command = [sys.executable, __file__, "--experiment", json.dumps([work, rest])]
+    begun = time.monotonic()
     result: Result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    print(work, *rest, f"{time.monotonic() - begun:.0f} s", file=sys.stderr)
     return result
 
 

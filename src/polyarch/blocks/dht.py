@@ -124,6 +124,10 @@ class Kept:
             self.entry, self.confirmed = entry, None
 
 
+_NONE_KEPT: dict[str, Kept] = {}
+_NO_TICKETS: dict[int, Future[Any]] = {}
+
+
 class StoringPeer(Participant):
     """A peer that keeps values."""
 
@@ -137,10 +141,11 @@ class StoringPeer(Participant):
 
     async def start(self) -> None:
         await super().start()
-        self.kept: dict[str, Kept] = {}
+        # Empty dicts of their own for 100,000 peers that keep nothing would be 13 MB.
+        self.kept: dict[str, Kept] = _NONE_KEPT
         self.leaving = False
-        self.mending = False
-        self.tickets: dict[int, Future[Any]] = {}
+        self.mending = self.mend_again = False
+        self.tickets: dict[int, Future[Any]] = _NO_TICKETS
 
     # -- what the overlay fills in -----------------------------------------------------------------------
 
@@ -202,6 +207,8 @@ class StoringPeer(Participant):
         """Execute a request.  A network may deliver it twice: the second copy gets the same answer."""
         answer = self.tickets.get(ticket)
         if answer is None:
+            if self.tickets is _NO_TICKETS:
+                self.tickets = {}
             answer = self.tickets[ticket] = self.future()
             if len(self.tickets) > _TICKETS:
                 del self.tickets[next(iter(self.tickets))]
@@ -225,8 +232,10 @@ class StoringPeer(Participant):
     def at_hand(self, key: str) -> Kept:
         kept = self.kept.get(key)
         if kept is None:
-            if not self.kept and self.mend_every:
-                self.every(self.mend_every, self.mend, True, jitter=0.1)
+            if self.kept is _NONE_KEPT:
+                self.kept = {}
+                if self.mend_every:
+                    self.every(self.mend_every, self.mend, True, jitter=0.1)
             kept = self.kept[key] = Kept(key, identifier(key, self.bits))
             kept.vouched = self.now
         return kept
@@ -381,7 +390,9 @@ class StoringPeer(Participant):
 
     def neighbours_changed(self) -> None:
         """Others may be responsible, or holders: mend soon."""
-        if self.kept and not self.mending:
+        if self.mending:
+            self.mend_again = True
+        elif self.kept:
             self.after(0.01, self.mend, False)
 
     async def mend(self, whole: bool) -> None:
@@ -394,6 +405,9 @@ class StoringPeer(Participant):
             await self.mend_foreign()
         finally:
             self.mending = False
+        if self.mend_again:
+            self.mend_again = False
+            self.neighbours_changed()
 
     async def mend_own(self, whole: bool) -> None:
         """Confirm what we decide about, where the nearest peers are others now."""
