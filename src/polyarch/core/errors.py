@@ -17,6 +17,7 @@ __all__ = [
     "Broken",
     "Conflict",
     "Failure",
+    "Overloaded",
     "Refused",
     "Timeout",
     "TooLarge",
@@ -75,6 +76,10 @@ class Unreachable(Refused, code="unreachable"):
 
 class Conflict(Refused, code="conflict"):
     """A transaction gave way to another one and was rolled back; it may be tried again."""
+
+
+class Overloaded(Refused, code="overloaded"):
+    """There is too much to do already: it was not begun, and may be tried again later or elsewhere."""
 
 
 class Broken(Timeout, code="broken"):

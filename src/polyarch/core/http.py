@@ -13,7 +13,8 @@ own switch can stand before the same node.  ``Web`` maps requests to the node's 
 
     Over(Front, self.at(address)).product(17)  # the other end: the same call, as HTTP
 
-Refused answers 409 (or 400, 404, 413 by its code), Timeout 504, both with ``{"error": code, "detail": …}``.
+Refused answers 409 (or 400, 404, 413, 503 by its code), Timeout 504, both with
+``{"error": code, "detail": …}``.
 """
 
 from __future__ import annotations
@@ -72,10 +73,13 @@ class Response(Record):
     status: int
     body: bytes = b""
     content_type: str = _JSON
+    headers: dict[str, str] = {}
+    """Further headers, by lower-case name."""
 
     def wire_size(self) -> int:
         """Bytes of it as HTTP/1.1, with the headers that our server sends."""
-        return len(self.body) + len(self.content_type) + _RESPONSE_OVERHEAD
+        extra = sum(len(k) + len(v) + 4 for k, v in self.headers.items())
+        return len(self.body) + len(self.content_type) + extra + _RESPONSE_OVERHEAD
 
 
 # What our live client and server add to target, method, body and type (a test compares with the wire).
@@ -211,13 +215,19 @@ _STATUS = {
     "not-found": 404,
     "too-large": 413,
     "unreachable": 503,
+    "overloaded": 503,
 }
+
+
+_LATER = {"retry-after": "1"}
+"""Seconds after which to ask a server again that has too much to do (RFC 9110, 10.2.3)."""
 
 
 def failure_response(failure: Failure) -> Response:
     """How a failure is said in HTTP."""
     status = _STATUS.get(failure.code, 409) if failure.definite else 504
-    return Response(status, msgspec.json.encode({"error": failure.code, "detail": failure.detail}))
+    body = msgspec.json.encode({"error": failure.code, "detail": failure.detail})
+    return Response(status, body, headers=_LATER if failure.code == "overloaded" else {})
 
 
 class Web(Http):

@@ -38,12 +38,13 @@ class Response(NamedTuple):
 class Exchange:
     """One request and its answer.
 
-    `content_type` and `cost` (the header Polyarch-Cost) are known in a pool that `reads_headers`.
+    `content_type`, `cost` (the header Polyarch-Cost) and other `headers` of the application are known in a
+    pool that `reads_headers`.
     `sent` and `received` count bytes, headers included.  `sent == 0` in a request that ended says that it
     never left.  With pipelining, a read that holds several answers counts for the first of them.
     """
 
-    __slots__ = ("_data", "_deadline", "_done", "content_type", "cost", "received", "sent")
+    __slots__ = ("_data", "_deadline", "_done", "content_type", "cost", "headers", "received", "sent")
 
     def __init__(self, data: bytes, done: Done, deadline: float) -> None:
         self._data = data
@@ -53,6 +54,7 @@ class Exchange:
         self.received = 0
         self.content_type = ""
         self.cost = b""
+        self.headers: dict[str, str] = {}
 
     def _finish(self, status: int, body: bytes, failure: Failure | None) -> None:
         done, self._done = self._done, None
@@ -350,13 +352,21 @@ class _Connection(asyncio.Protocol):
         exchange._finish(status, body, None)
 
 
+_OF_THE_CONNECTION = frozenset(
+    (b"connection", b"content-length", b"date", b"keep-alive", b"server", b"transfer-encoding")
+)
+"""Headers that are not the application's."""
+
+
 class _HeaderConnection(_Connection):
     """A connection that looks at response headers too."""
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._flight:
-            match name.lower():
+            match lower := name.lower():
                 case b"content-type":
                     self._flight[0].content_type = value.decode("latin-1")
                 case b"polyarch-cost":
                     self._flight[0].cost = value
+                case _ if lower not in _OF_THE_CONNECTION:
+                    self._flight[0].headers[lower.decode("latin-1")] = value.decode("latin-1")

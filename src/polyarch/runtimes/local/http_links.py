@@ -71,7 +71,7 @@ class HttpLinks:
             if failure is not None:
                 process.event(process.resume, task, token, False, failure)
                 return
-            response = Response(status, body, exchange.content_type)
+            response = Response(status, body, exchange.content_type, exchange.headers)
             # The server cannot know whose rules apply to what it answers: the link back is disturbed here.
             arrive = process.event, process.resume, task, token, True, response
             if not process.carry(place, process.name, *arrive):
@@ -113,7 +113,7 @@ class HttpCaller:
         if not isinstance(response, Response):
             task.env.bug(TypeError(f"http answered a {type(response).__name__}, not a Response"))
             response = Response(500)
-        headers: dict[str, str] = {}
+        headers = dict(response.headers)
         if self.accounted and task.ledger is not None:
             headers[_COST] = f"{task.ledger.messages},{task.ledger.bytes},{task.depth + 1}"
         self.respond(response.status, response.body, response.content_type, encode_headers(headers))
@@ -121,7 +121,8 @@ class HttpCaller:
     def fail(self, error: Failure) -> None:
         """Answer with the handler's failure."""
         response = failure_response(error)
-        self.respond(response.status, response.body, response.content_type)
+        headers = encode_headers(response.headers)
+        self.respond(response.status, response.body, response.content_type, headers)
 
 
 def http_handler(env: LocalEnv) -> Callable[..., None]:
