@@ -3,10 +3,13 @@ weaknesses are known."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from small_systems import Client, Draw, Well
 
 from polyarch.architectures.central_index import CentralIndex
+from polyarch.architectures.multicast import Multicast
 from polyarch.architectures.static_peers import StaticPeers
 from polyarch.core import Refused, rpc
 from polyarch.core.job import Done
@@ -14,7 +17,9 @@ from polyarch.experiment.compare import Outage, Pace, compare
 from polyarch.experiment.load import Load
 from polyarch.experiment.record import BlastRadius, Comparison
 from polyarch.experiment.run import Question, Trial
+from polyarch.jobs.broadcast import Broadcast
 from polyarch.jobs.lookup import Lookup
+from polyarch.report.verdict import sentences
 from polyarch.runtimes.sim.network import Network, Regional
 
 PACE = Pace(rounds=2, saturation=0.2, clients=4, steady=0.3, replicas=3)
@@ -163,3 +168,16 @@ def test_a_jobs_own_figures_are_from_before_anything_was_killed():
     assert cards(result)["index"].single_point_of_failure
     assert [m.name for m in result.measures] == ["success", "hops", "links", "upkeep", "imbalance"]
     assert (index.metrics["upkeep"] > 0, static.metrics["upkeep"]) == (True, 0.0)
+
+
+def test_where_answers_come_before_the_work_is_done_nobody_tries_to_saturate():
+    questions = [Question(Multicast(nodes=12, spread=spread), Broadcast()) for spread in ("tree", "flood")]
+    pace = dataclasses.replace(PACE, steady=1.0, kills=False)
+    result = compare(questions, pace)
+    tree, flood = result.runs
+    assert tree.saturation_throughput_per_s is None
+    assert tree.metrics["coverage"] == flood.metrics["coverage"] == 1
+    assert flood.metrics["copies_per_delivery"] > 3 * tree.metrics["copies_per_delivery"]
+    words = sentences(result)
+    assert "saturation" not in "".join(words)
+    assert "100 % of the deliveries" in words[0]

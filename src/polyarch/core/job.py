@@ -93,6 +93,9 @@ class Job(Parameterised, abc.ABC):
     mean_visit: float = 1.0
     """Mean number of operations in a visit: a rate of R operations/s is R / mean_visit visits/s."""
 
+    saturates: ClassVar[bool] = True
+    """Whether clients that ask as fast as they are answered show what a system can carry.  Not where an
+    answer comes before the work is done: then comparisons do not try."""
     measures: ClassVar[tuple[Measure, ...]] = ()
     """What else to compare architectures by, beside throughput, latency and cost."""
 

@@ -96,13 +96,13 @@ def _compare(questions: Sequence[Question], pace: Pace) -> Comparison:
         for trial in trials:
             trial.plan([load for load in rounds if load.rate is not None])
         # Code paths, caches and connections are warmed up before anything counts.
-        for trial in trials:
+        for trial in trials if job.saturates else ():
             warm = Load(duration=pace.saturation / 4, clients=pace.clients, account=0)
             trial.load(warm, phase="warming up")
         for round_ in range(pace.rounds):
             # Each round begins with another one: nobody is always the first after a change of phase.
             order = [(i + round_) % len(trials) for i in range(len(trials))]
-            for i in order:
+            for i in order if job.saturates else ():
                 load = Load(duration=pace.saturation, clients=pace.clients, account=0)
                 saturation[i].append(trials[i].load(load, phase=f"saturation, round {round_ + 1}"))
             for i in order if round_ < len(rounds) else ():
@@ -163,6 +163,8 @@ def _record(
     if lateness.count and q.runtime != "sim":
         metrics = {**metrics, "generator_lateness_ms": lateness.summary()}
     processes, memory = footprint
+    carried = [round(r.in_time / r.seconds, 1) for r in saturation]
+    saturated = Spread.of(carried) if carried else None
     return RunRecord(
         architecture=type(q.architecture).name,
         job=type(q.job).name,
@@ -186,7 +188,7 @@ def _record(
         }
         or None,
         cost_per_operation=cost_of(steady, bytes_known),
-        saturation_throughput_per_s=Spread.of(round(r.in_time / r.seconds, 1) for r in saturation),
+        saturation_throughput_per_s=saturated,
         processes=processes,
         memory_mb=memory,
         faults=tuple(q.faults),

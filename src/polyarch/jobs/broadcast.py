@@ -91,6 +91,7 @@ class Broadcast(Job):
     rate = 5.0
     size: int = parameter(100, "length of a message", least=1, most=1_000_000, unit="bytes")
 
+    saturates = False
     measures = (
         Measure("coverage", "{} of the deliveries that should have happened did", "%", "high", factor=100.0),
         Measure("messages_per_delivery", "{} messages for each", better="low"),
