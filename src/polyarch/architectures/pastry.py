@@ -10,11 +10,11 @@ nearest to it (its *leaf set*), |M| nodes that are near in the network (its *nei
 shares at least one more digit with the key, until the key is in the range of a leaf set.  Of all nodes that
 fit a slot of the routing table, the one is taken to which a round trip is shortest.
 
-**What is the problem with this?**  Each peer pays for upkeep whether anybody asks or not (metric ``upkeep``);
-entries of the dead are found when they are used (``timeouts``), and each repair asks several others.  The
-first hops are short and the last ones long, since few nodes fit there: a route is a good deal longer than the
-direct way (``stretch``).  If |L|/2 adjacent nodes fail at once, some keys end at the wrong node.  Hashing
-scatters neighbouring keys, so there are no range queries.
+**What is the problem with this?**  Each peer pays for upkeep whether anybody asks or not (metric ``upkeep``).
+Entries of the dead are found when they are used (``timeouts``), and one failed peer in 5000 costs the others
+some 60 to 100 requests for repair [PA-05].  Without the preference for near nodes a route takes about twice
+the direct way among 300 peers in ten regions, with it 1.1 times (``stretch``); near ones are found by many
+probes.  When |L|/2 adjacent nodes fail at once, keys between them end wrong [PA-06].  No range queries.
 """
 
 from __future__ import annotations
@@ -270,8 +270,9 @@ class Pastry(Joining, KeyRouting, StoringPeer):
         """A neighbour's leaves may be ours.  Of ours it has all that live, except the farthest behind us."""
         await self.learn((n, *leaves))
         behind = self.leaves.sides[1 - self.leaves.away(n.id)[0]][-1:]
+        there = {m.id for m in (n, *behind, *leaves)}
         for m in self.leaves:
-            if m != n and m not in leaves and m not in behind:
+            if m.id not in there:
                 await self.suspect(m, Timeout())
 
     async def maintain(self) -> None:
