@@ -189,8 +189,24 @@ def test_members_that_come_and_go_are_noticed() -> None:
 
 
 def test_both_sides_of_a_partition_declare_each_other_dead_and_find_each_other_again() -> None:
-    record = watched(SwimGroup(nodes=8, period=0.2), "partition:peer-0,peer-1|peer-2,peer-3,peer-4@1-3")
+    halves = "peer-0,peer-1,peer-2|peer-3,peer-4,peer-5,peer-6,peer-7"
+    record = watched(SwimGroup(nodes=8, period=0.2), f"partition:{halves}@1-9")
+    assert record.metrics["deaths"] >= 2 * 3 * 5
     assert verdict(record, "all who live know each other").holds, record.verdicts
+
+
+def test_when_all_have_been_away_at_once_they_find_each_other_again() -> None:
+    session = group(16, formation="joined")
+
+    async def experiment(x: Experimenter) -> None:
+        await x.client.settled()
+        for change in (x.control.crash, x.control.restart):
+            for i in range(16):
+                await change(f"peer-{i}")
+        await x.sleep(60.0)
+
+    session.perform(experiment)
+    assert [len(m.alive()) for m in members_of(session)] == [16] * 16
 
 
 def test_a_restarted_member_overrides_what_was_said_of_its_last_life() -> None:

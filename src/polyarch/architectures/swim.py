@@ -20,9 +20,10 @@ Load is the same for every member however many there are: one ping, one ack.  Th
 keeps the list of all; who is cut off or slow for longer than the suspicion lasts is declared dead although it
 lives; and for a while members disagree.
 
-Two rules are memberlist's and not the paper's: of two statements the one with the higher incarnation holds,
-even against a death, so that who was wrongly declared dead may come back (unless ``rejoin`` is off); and a
-message to somebody who is suspected says so.
+Three rules are memberlist's and not the paper's.  Of two statements the one with the higher incarnation holds,
+even against a death, so that who was wrongly declared dead may come back (unless ``rejoin`` is off).  A
+message to somebody who is suspected says so.  And now and then somebody who is held to be dead is tried, or
+two groups would never find each other again after a partition.
 """
 
 from __future__ import annotations
@@ -64,6 +65,11 @@ class State(Record, array_like=True):
 
 
 News = tuple[State, ...]
+
+
+def doubtful(state: State) -> State:
+    """What another group says: whom it holds to be dead may live in this one, and must be able to say so."""
+    return State(state.address, "suspect", state.incarnation) if state.status == "dead" else state
 
 
 class Left(Refused, code="left"):
@@ -128,7 +134,7 @@ class Swim(Watcher):
         contacts = others if self.me.incarnation else self.addresses[:mine]
         while contacts and not self.states:
             try:
-                members = await self.at(self.random.choice(contacts), timeout=self.period).admit(self.me)
+                members = await self.at(self.random.choice(contacts), timeout=self.period).meet(self.me, ())
             except Failure:
                 await self.sleep(self.period * self.random.between(0.2, 0.5))
             else:
@@ -136,10 +142,25 @@ class Swim(Watcher):
                     self.hear(state)
 
     @rpc
-    async def admit(self, newcomer: State) -> News:
-        """Somebody joins through this member, which tells it who is there."""
-        self.hear(newcomer)
-        return (self.me, *self.states.values())
+    async def meet(self, sender: State, states: News) -> News:
+        """Somebody joins through this member, or two who had lost each other tell all that they know."""
+        if self.left:
+            raise Left(self.address)
+        mine = (self.me, *self.states.values())
+        self.learn(sender.address, (sender, *map(doubtful, states)))
+        return mine
+
+    async def seek(self) -> None:
+        """There may be two groups, after a partition, or when all were away: once in a period somebody of the
+        group tries one who is not on its list."""
+        listed = dict.fromkeys((self.address, *self.order))
+        lost = [a for a in self.addresses if a not in listed]
+        self.sent += 1
+        try:
+            theirs = await self.at(self.random.choice(lost)).meet(self.me, tuple(self.states.values()))
+        except Failure:
+            return
+        self.learn(theirs[0].address, tuple(map(doubtful, theirs)))
 
     @rpc
     async def leave(self) -> None:
@@ -154,6 +175,9 @@ class Swim(Watcher):
 
     async def probe(self) -> None:
         """One protocol period."""
+        n = len(self.order) + 1
+        if self.rejoin and not self.left and n < len(self.addresses) and self.random.chance(1 / n):
+            self.spawn(self.seek())
         target = None if self.left else self.next_target()
         if target is None:
             return
