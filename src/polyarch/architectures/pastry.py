@@ -268,11 +268,11 @@ class Pastry(Joining, KeyRouting, StoringPeer):
 
     async def compare_leaves(self, n: Peer, leaves: tuple[Peer, ...]) -> None:
         """A neighbour's leaves may be ours.  Of ours it has all that live, except the farthest behind us."""
-        await self.learn((n, *leaves))
+        mine, there = {m.id for m in self.leaves}, {m.id for m in (n, *leaves)}
         behind = self.leaves.sides[1 - self.leaves.away(n.id)[0]][-1:]
-        there = {m.id for m in (n, *behind, *leaves)}
+        await self.learn(m for m in (n, *leaves) if m.id not in mine)
         for m in self.leaves:
-            if m.id not in there:
+            if m.id not in there and m not in behind:
                 await self.suspect(m, Timeout())
 
     async def maintain(self) -> None:

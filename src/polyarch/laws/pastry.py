@@ -321,8 +321,6 @@ class RepairCost(Law):
     n: int = parameter(5000, "peers", least=200, most=50_000)
     fraction: float = parameter(0.1, "of them fail", least=0.01, most=0.3)
     lookups: int = parameter(60_000, "before, after, and between", least=2000, most=1_000_000)
-    listed = ({"lookups": 60_000},)
-    long = ({"lookups": 200_000},)
 
     def expected(self) -> dict[str, Expected]:
         return {"requests": between(57 / 2, 57 * 2, 57)}
@@ -439,7 +437,7 @@ class State(Law):
     seeds = 2
     n: int = parameter(1_000_000, "peers", least=100, most=10**12)
     b: int = parameter(4, "bits of a digit", least=1, most=6)
-    tables: int = parameter(40, "peers whose routing tables are looked at", least=4, most=1000)
+    tables: int = parameter(16, "peers whose routing tables are looked at", least=4, most=1000)
     listed = ({"n": 10**6}, {"n": 10**9})
 
     def share(self, row: int) -> float:
