@@ -64,6 +64,8 @@ DISCLAIMED = (LINEARIZABLE, FRESH, NOTHING_LOST)
 """What is not promised while peers crash, or seem to."""
 
 _PAGE = 500  # entries in a message
+_ASKED = 3  # peers that are asked at least for what is newest
+_HEIRS = 4  # times that a leaving peer looks for somebody who takes over
 _TICKETS = 4096  # requests whose answers a peer remembers
 
 
@@ -252,8 +254,10 @@ class StoringPeer(Participant):
             busy.set(None)
 
     def nearest(self, place: int) -> tuple[str, ...]:
-        """Those who may have decided about a place before, and the holders of copies."""
-        return tuple(dict.fromkeys((*self.others(place, self.replicas), *self.holders(place))))
+        """Those who may have decided about a place before (the first may be newcomers too, so not only
+        one), and the holders of copies."""
+        asked = self.others(place, max(self.replicas, _ASKED))
+        return tuple(dict.fromkeys((*asked, *self.holders(place))))
 
     def is_confirmed(self, kept: Kept) -> bool:
         return self.decides(kept.place) and kept.confirmed == self.nearest(kept.place)
@@ -293,7 +297,7 @@ class StoringPeer(Participant):
                 older = set(difference.older)
                 held = [kept for kept in group if peer in self.holders(kept.place)]
                 lacking = [k for k in held if k.entry.key in older or k.entry.version > known[k]]
-                if not await self.give(peer, [kept.entry for kept in lacking]):
+                if await self.give(peer, [kept.entry for kept in lacking]) is False:
                     doubtful |= dict.fromkeys(lacking)
         for kept, peers in nearest.items():
             if kept not in doubtful:
@@ -304,13 +308,13 @@ class StoringPeer(Participant):
         await self.missed(peer, failure)
         return isinstance(failure, (Unreachable, NotAMember))
 
-    async def give(self, peer: str, entries: list[Entry]) -> bool:
-        """Copy entries to a holder; whether it has them, or is gone."""
+    async def give(self, peer: str, entries: list[Entry]) -> bool | None:
+        """Copy entries to a holder.  True: it has them; None: it is gone; False: it may know better."""
         for at in range(0, len(entries), _PAGE):
             try:
                 await self.at(peer, StoringPeer).keep(tuple(entries[at : at + _PAGE]))
             except Failure as failure:
-                return await self.gone(peer, failure)
+                return None if await self.gone(peer, failure) else False
         return True
 
     async def change(self, kept: Kept, value: str | int) -> None:
@@ -323,7 +327,7 @@ class StoringPeer(Participant):
             given = await settle(*(self.give(holder, [entry]) for holder in holders))
             if not self.decides(kept.place):
                 break
-            if all(outcome is True for outcome in given):
+            if False not in given:
                 return
             if self.now > give_up:
                 break
@@ -337,6 +341,8 @@ class StoringPeer(Participant):
     async def keep(self, entries: tuple[Entry, ...]) -> None:
         """Hold these copies.  Refused by who decides about any of them itself."""
         self.place()  # not of who is no member
+        if self.leaving:
+            raise NotAMember(f"{self.address} is leaving")
         for entry in entries:
             if self.decides(identifier(entry.key, self.bits)):
                 raise NotResponsible(f"{self.address} decides about {entry.key} itself")
@@ -466,16 +472,24 @@ class StoringPeer(Participant):
 
     async def hand_over(self) -> None:
         """Before we leave: who will decide, and the new holder, get what we decided about."""
-        mine = [kept for kept in self.kept.values() if self.decides(kept.place)]
-        heirs: dict[str, list[Kept]] = {}
-        for kept in mine:
-            for peer in self.nearest(kept.place):
-                heirs.setdefault(peer, []).append(kept)
+        await self.mend_foreign()
+        # Confirmed here: we decide about it, or did, and nobody has taken it over yet.
+        mine = [k for k in self.kept.values() if k.confirmed is not None or self.decides(k.place)]
         self.leaving = True
         for kept in mine:
             if kept.busy is not None:
                 await kept.busy
-        await settle(*(self.give(peer, [kept.entry for kept in some]) for peer, some in heirs.items()))
+        for _ in range(_HEIRS):
+            heirs: dict[str, list[Kept]] = {}
+            for kept in mine:
+                for peer in self.nearest(kept.place):
+                    heirs.setdefault(peer, []).append(kept)
+            given = await settle(*(self.give(p, [kept.entry for kept in some]) for p, some in heirs.items()))
+            have = {peer for peer, outcome in zip(heirs, given) if outcome is True}
+            # The next decider may be leaving too.
+            mine = [kept for kept in mine if not have.intersection(self.nearest(kept.place)[:1])]
+            if not mine:
+                break
         self.kept = {}
 
 
