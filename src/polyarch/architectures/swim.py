@@ -20,9 +20,9 @@ Load is the same for every member however many there are: one ping, one ack.  Th
 keeps the list of all; who is cut off or slow for longer than the suspicion lasts is declared dead although it
 lives; and for a while members disagree.
 
-Three rules are memberlist's and not the paper's.  Of two statements the one with the higher incarnation holds,
-even against a death, so that who was wrongly declared dead may come back (unless ``rejoin`` is off).  A
-message to somebody who is suspected says so.  And now and then somebody who is held to be dead is tried, or
+Three rules are memberlist's and not the paper's.  Of two statements the one with the higher incarnation
+holds, even against a death, so that who was wrongly declared dead may come back (unless ``rejoin`` is off).
+A message to somebody who is suspected says so.  And now and then somebody who is held to be dead is tried, or
 two groups would never find each other again after a partition.
 """
 
