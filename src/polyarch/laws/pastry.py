@@ -313,7 +313,8 @@ class RepairCost(Law):
     source = PAPER + "section 3.4"
     certainty = "quoted from the paper"
     note = (
-        "requests for leaf sets and entries (the paper does not say what it counts); that each node which"
+        "the more is asked the more failures are found: 65 after 40,000 lookups, 94 after 100,000.  Counted "
+        "are requests for leaf sets and entries (the paper does not say what it counts); that each node which"
         " was found is asked whether it lives, which also measures how near it is, comes on top: the "
         "figure pings"
     )
