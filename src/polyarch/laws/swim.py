@@ -114,13 +114,13 @@ class FirstDetection(Law):
     note = "targets at random, no loss; the period of the first ping counts as 1"
     seeds = 4
     n: int = parameter(50, "members", least=2, most=2000)
-    crashes: int = parameter(8000, "one after another", least=100, most=1_000_000)
+    crashes: int = parameter(9200, "one after another", least=100, most=1_000_000)
     listed = ({"n": 10}, {"n": 50}, {"n": 100})
 
     def expected(self) -> dict[str, Expected]:
         others = self.n - 1
         p = 1 - (1 - 1 / others) ** others  # one of those that live pings it: there are n-1 of them
-        noise = 3.5 * math.sqrt(1 - p) / p / math.sqrt(self.crashes)
+        noise = 3.0 * math.sqrt(1 - p) / p / math.sqrt(self.crashes)
         return {"periods": within(1 / p, max(0.03, noise))}
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
