@@ -16,6 +16,7 @@ from polyarch.core import (
     Refused,
     Request,
     System,
+    Thread,
     Timeout,
     Timer,
     Web,
@@ -218,6 +219,43 @@ class Server(Node):
         await self.sleep(seconds)
 
     @rpc
+    async def in_threads(self, count: int, seconds: float) -> float:
+        """How long so many threads take that block at once."""
+        begin = self.now
+        threads = [self.thread() for _ in range(count)]
+        await gather(*(blocked(thread, seconds) for thread in threads))
+        for thread in threads:
+            thread.end()
+        return self.now - begin
+
+    @rpc
+    async def working_threads(self, count: int, seconds: float) -> float:
+        """How long so many threads take that compute at once."""
+        begin = self.now
+        threads = [self.thread() for _ in range(count)]
+        await gather(*(worked(thread, seconds) for thread in threads))
+        for thread in threads:
+            thread.end()
+        return self.now - begin
+
+    @rpc
+    async def in_own_thread(self, seconds: float) -> None:
+        await self.blocking_call(seconds)
+
+    @rpc
+    async def twice_at_once(self) -> str:
+        thread = self.thread()
+        first = self.spawn(blocked(thread, 0.05))
+        try:
+            await thread.work(0.01)
+        except RuntimeError as error:
+            return str(error)
+        finally:
+            await first
+            thread.end()
+        return ""
+
+    @rpc
     async def wait_open(self, patience: float) -> str:
         return str(await self.opened.within(patience))
 
@@ -248,6 +286,14 @@ class Server(Node):
     @rpc
     def draw(self) -> str:
         return str(self.random.bits64())
+
+
+async def blocked(thread: Thread, seconds: float) -> None:
+    await thread.blocking_call(seconds)
+
+
+async def worked(thread: Thread, seconds: float) -> None:
+    await thread.work(seconds)
 
 
 class Other:

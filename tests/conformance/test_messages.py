@@ -114,6 +114,42 @@ def test_concurrent_calls_interleave_at_their_awaits(run: Run) -> None:
     run(experiment)
 
 
+def test_threads_compute_and_block_beside_the_node_and_its_own_thread_does_not(run: Run) -> None:
+    async def experiment(x: Experimenter) -> None:
+        server = x.at("server-0", Server, timeout=10.0)
+        begin = x.now
+        beside = x.spawn(server.in_threads(8, 0.3))
+        await server.add(1, 2)
+        answered = x.now - begin
+        took = await beside
+        assert answered < 0.3, "the node answers while its threads block"
+        assert 0.3 <= took < 2.0, "eight threads block at the same time"
+        begin = x.now
+        await gather(server.in_own_thread(0.2), server.in_own_thread(0.2))
+        assert x.now - begin >= 0.4, "blocking calls of the node's own thread come one after another"
+
+    run(experiment)
+
+
+def test_threads_that_compute_take_the_time_of_cores(run: Run) -> None:
+    async def experiment(x: Experimenter) -> None:
+        server = x.at("server-0", Server, timeout=30.0)
+        before = (await x.control.resources())["server-0"]["cpu_s"]
+        took = await server.working_threads(4, 0.1)
+        after = (await x.control.resources())["server-0"]["cpu_s"]
+        assert after - before > 0.35, "four threads have computed"
+        assert took >= 0.1
+
+    run(experiment)
+
+
+def test_a_thread_does_one_thing_at_a_time(run: Run) -> None:
+    async def experiment(x: Experimenter) -> None:
+        assert "one thing at a time" in await x.at("server-0", Server).twice_at_once()
+
+    run(experiment)
+
+
 def test_gather_first_and_settle_give_results_and_failures_in_their_ways(run: Run) -> None:
     async def experiment(x: Experimenter) -> None:
         assert await x.at("relay-0", Relay, timeout=5.0).outcomes() == [

@@ -21,6 +21,7 @@ from polyarch.core.randomness import Random
 from polyarch.core.records import Record
 from polyarch.core.system import Architecture, Component, System, parameter
 from polyarch.core.tasks import Future, Task, Timer, first, gather, settle
+from polyarch.core.threads import Thread
 
 __all__ = [
     "Architecture",
@@ -48,6 +49,7 @@ __all__ = [
     "Response",
     "System",
     "Task",
+    "Thread",
     "Timeout",
     "Timer",
     "TooLarge",

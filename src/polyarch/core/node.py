@@ -39,6 +39,7 @@ from polyarch.core.errors import Failure
 from polyarch.core.messages import Method, Reference, Schema, schema_of
 from polyarch.core.randomness import Random
 from polyarch.core.tasks import Future, Ledger, Suspension, Task, Timer
+from polyarch.core.threads import Thread
 
 __all__ = ["Attachable", "Env", "HasAddress", "Node", "config_of", "fields_of"]
 
@@ -96,6 +97,10 @@ class Env(abc.ABC):
     def sleep(self, seconds: float) -> Suspension: ...
     @abc.abstractmethod
     def work(self, seconds: float) -> Suspension: ...
+    @abc.abstractmethod
+    def blocking_call(self, seconds: float) -> Suspension: ...
+    @abc.abstractmethod
+    def thread(self) -> Thread: ...
     @abc.abstractmethod
     def soon(self, function: Callable[[], None]) -> None: ...
     @abc.abstractmethod
@@ -235,8 +240,17 @@ class Node:
 
     def work(self, seconds: float) -> Suspension:
         """``await self.work(0.002)``: occupy a core of this node's host for so long (on ``local``: really
-        compute for so long)."""
+        compute for so long, while everybody in the process waits)."""
         return self._env.work(seconds)
+
+    def blocking_call(self, seconds: float) -> Suspension:
+        """``await self.blocking_call(0.010)``: wait, for a disk or a database say, in the node's own thread: it
+        does nothing else meanwhile.  (``sleep`` is the call that does not block.)"""
+        return self._env.blocking_call(seconds)
+
+    def thread(self) -> Thread:
+        """A new thread of this node's process, for work and blocking calls beside the node's own."""
+        return self._env.thread()
 
     def after(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> Timer:
         """Call a function (plain or async) once, ``seconds`` from now."""

@@ -7,7 +7,7 @@ core is not.  So the same requests can be asked of every kind of server, and beh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Annotated, Any
 
@@ -56,7 +56,7 @@ class Compute(Node):
         raise NotImplementedError
 
 
-RIGHT = {
+RIGHT: dict[str, Callable[..., Any]] = {
     "increment": lambda value, *_: value + 1,
     "add": lambda a, b, *_: a + b,
     "sort": lambda numbers, *_: sorted(numbers),

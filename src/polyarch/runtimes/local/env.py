@@ -16,6 +16,7 @@ from polyarch.core.tasks import Ledger, Suspension, Task, Timer
 from polyarch.core.wire import HEADER, MAX_FRAME, ONEWAY, REQUEST, UNSENDABLE, encode
 from polyarch.runtimes.local.disk import LocalDisk
 from polyarch.runtimes.local.http_links import HttpCaller
+from polyarch.runtimes.local.threads import LocalThread, OwnThread, compute
 from polyarch.runtimes.local.transport import Connection
 
 if TYPE_CHECKING:
@@ -127,7 +128,13 @@ class LocalEnv(Env):
         return _Sleep(max(0.0, seconds))
 
     def work(self, seconds: float) -> Suspension:
-        return _Work(seconds)
+        return OwnThread(compute, seconds)
+
+    def blocking_call(self, seconds: float) -> Suspension:
+        return OwnThread(time.sleep, seconds)
+
+    def thread(self) -> LocalThread:
+        return LocalThread(self)
 
     def soon(self, function: Callable[[], None]) -> None:
         self.process.ready.append((function, ()))
@@ -289,21 +296,6 @@ class _Sleep(Suspension):
 
     def suspend(self, task: Task) -> None:
         task.env.process.later(self.seconds, task.resume)
-
-
-class _Work(Suspension):
-    """Really compute: the process is busy for so long, and everybody in it waits."""
-
-    __slots__ = ("seconds",)
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def suspend(self, task: Task) -> None:
-        end = time.perf_counter() + self.seconds
-        while time.perf_counter() < end:
-            pass
-        task.env.soon(task.resume)
 
 
 def _encoded(method: Method, frame: tuple[Any, ...]) -> bytes:

@@ -404,6 +404,7 @@ class Kernel:
             if is_request(event):
                 event[0](event)
         process.cores = [0] * len(process.cores)
+        process.sharing = None
         for dead in process.envs:
             self.watching.pop(dead.address, None)
         for tell in () if silent else list(self.watching.values()):

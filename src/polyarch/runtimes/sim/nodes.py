@@ -37,6 +37,7 @@ from polyarch.core.wire import ANSWER, BASE, FAILURE, HEADER, MAX_FRAME, ONEWAY,
 from polyarch.runtimes.sim.disk import SimDisk
 from polyarch.runtimes.sim.network import ns
 from polyarch.runtimes.sim.process import SimProcess
+from polyarch.runtimes.sim.threads import SimThread
 
 __all__ = ["DetailedEnv", "LinkEnv", "PlainEnv", "SimEnv", "is_request"]
 
@@ -114,6 +115,12 @@ class SimEnv(Env):
 
     def work(self, seconds: float) -> Suspension:
         return _Until(self.process.occupy(ns(seconds)))
+
+    def blocking_call(self, seconds: float) -> Suspension:
+        return _Until(self.process.occupy(ns(seconds), idle=True))
+
+    def thread(self) -> SimThread:
+        return SimThread(self)
 
     def soon(self, function: Callable[[], None]) -> None:
         self.kernel.at(self.kernel.now, self, function)

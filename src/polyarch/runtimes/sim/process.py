@@ -6,10 +6,12 @@ import heapq
 from typing import TYPE_CHECKING, Any
 
 from polyarch.runtimes.base import EXPERIMENTER
+from polyarch.runtimes.sim.threads import Sharing
 
 if TYPE_CHECKING:
     from polyarch.runtimes.sim.kernel import Kernel
     from polyarch.runtimes.sim.nodes import SimEnv
+    from polyarch.runtimes.sim.threads import Doing
 
 __all__ = ["SimProcess"]
 
@@ -35,6 +37,7 @@ class SimProcess:
         "region",
         "restarted",
         "role",
+        "sharing",
         "up",
         "zone",
     )
@@ -53,6 +56,8 @@ class SimProcess:
         self.cores = [0] * cores
         """When each core is free, as a heap."""
         self.busy_ns = 0
+        self.sharing: Sharing | None = None
+        """How threads share the cores, if there are any."""
         self.beside = name == EXPERIMENTER
         """Beside the system: its messages are neither disturbed nor counted."""
         self.arrivals: dict[SimProcess, int] = {}
@@ -67,10 +72,19 @@ class SimProcess:
         self.backlog: list[tuple[Any, ...]] | None = None
         self.envs: list[SimEnv] = []
 
-    def occupy(self, duration: int) -> int:
-        """Take the core that is free first for ``duration``; the time at which it has done."""
+    def occupy(self, duration: int, *, idle: bool = False) -> int:
+        """Take the core that is free first for ``duration``; the time at which it has done.  ``idle``: the
+        core has nothing to do, as who has taken it waits."""
         cores = self.cores
         end = max(self.kernel.now, cores[0]) + duration
         heapq.heapreplace(cores, end)
-        self.busy_ns += duration
+        if not idle:
+            self.busy_ns += duration
         return end
+
+    def share(self, duration: int, doing: Doing) -> None:
+        """Let a thread compute, on cores that it shares with others."""
+        if self.sharing is None:
+            self.sharing = Sharing(self.kernel, len(self.cores))
+        self.busy_ns += duration
+        self.sharing.enter(duration, doing)
