@@ -192,7 +192,7 @@ def test_a_message_that_was_recorded_is_refused_the_second_time() -> None:
 
     session.perform(talk)
     recorded = envelopes(tap)
-    for to, envelope in recorded[:10] + recorded[-10:]:
+    for to, envelope in recorded[:4] + recorded[-4:]:
         again = refused(session, lambda x, to=to, e=envelope: x.at(to, Sealed).sealed(e))  # type: ignore[misc]
         assert again is Replayed
     # To somebody else it says nothing, nor as another kind of message, nor changed in any part.
@@ -288,19 +288,18 @@ def test_sealing_costs_bytes_and_a_handshake_for_each_pair_and_no_further_messag
 
 @pytest.mark.local
 def test_live_peers_talk_sealed_and_outsiders_are_refused() -> None:
-    architecture = EncryptedChord(nodes=6)
+    architecture = EncryptedChord(nodes=4)
     with open_session("local", architecture, seed=1) as session:
 
-        async def experiment(x: Experimenter) -> tuple[list[Any], list[Any], list[bytes]]:
+        async def experiment(x: Experimenter) -> tuple[list[Any], list[Any], bytes]:
             await architecture.ready(x)
             answers = await lookups(x)
             outside = await settle(x.at("peer-1", Chord).find_successor(7))
-            keys = [await x.at(f"peer-{i}", Sealed).introduce() for i in range(6)]
-            return answers, outside, keys
+            return answers, outside, await x.at("peer-0", Sealed).introduce()
 
         first = session.perform(experiment)
     assert all(isinstance(a, Holder) for a in first[0])
     assert isinstance(first[1][0], UnknownMethod)
-    with open_session("local", architecture, seed=1) as session:
-        keys = session.perform(lambda x: settle(*(x.at(f"peer-{i}", Sealed).introduce() for i in range(6))))
-    assert not set(keys) & set(first[2]), "live keys must not follow from the seed"
+    with open_session("local", EncryptedChord(nodes=1), seed=1) as session:
+        again = session.perform(lambda x: x.at("peer-0", Sealed).introduce())
+    assert again != first[2], "live keys must not follow from the seed"

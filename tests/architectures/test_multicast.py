@@ -15,7 +15,7 @@ from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.session import SimSession
 
-NODES = 60
+NODES = 40
 
 
 async def publish(x: Experimenter, count: int, first: int = 0, pause: float = 0.0) -> list[Done]:
@@ -29,7 +29,7 @@ async def publish(x: Experimenter, count: int, first: int = 0, pause: float = 0.
     return history
 
 
-def told(spread: str, overlay: str, messages: int = 20) -> dict[str, Any]:
+def told(spread: str, overlay: str, messages: int = 10) -> dict[str, Any]:
     """The metrics of some messages published while nothing fails."""
     architecture = Multicast(nodes=NODES, spread=spread, overlay=overlay)
     session = SimSession(architecture, seed=1)
@@ -54,11 +54,11 @@ def test_the_tree_carries_each_message_once_and_flooding_over_every_link(overlay
     assert tree["coverage"] == flood["coverage"] == 1
     # A publisher gets its own message back: the only duplicate.
     assert tree["copies_per_delivery"] == pytest.approx(1, abs=1 / (NODES - 2))
-    assert tree["duplicates"] < 0.02
+    assert tree["duplicates"] == pytest.approx(1 / NODES, rel=0.3)
     assert tree["stress"] == pytest.approx(2, abs=0.1)
     # Every peer sends it over all its links but the one that it came by.
     assert flood["duplicates"] > 0.8
-    assert flood["messages_per_delivery"] > 5 * tree["messages_per_delivery"]
+    assert flood["messages_per_delivery"] > 4 * tree["messages_per_delivery"]
     # The price: a detour over the root, who has most of the work.
     assert tree["depth"] > flood["depth"]
     assert tree["stress_most"] > 3 * tree["stress"]
@@ -78,7 +78,7 @@ def test_the_root_is_the_peer_that_is_responsible_for_the_group() -> None:
 
 def test_peers_that_join_one_by_one_form_the_same_tree() -> None:
     def parents(formation: str) -> dict[str, str]:
-        architecture = Multicast(nodes=30, formation=formation)
+        architecture = Multicast(nodes=20, formation=formation)
         session = SimSession(architecture, seed=2)
 
         async def experiment(x: Experimenter) -> dict[str, str]:
@@ -127,7 +127,7 @@ def test_without_catching_up_what_a_dead_parent_should_have_passed_on_is_lost() 
 
 @pytest.mark.local
 def test_live_members_all_deliver_though_some_are_killed() -> None:
-    architecture = Multicast(nodes=12)
+    architecture = Multicast(nodes=8)
     job = Broadcast()
     with open_session("local", architecture, seed=1) as session:
 
@@ -135,7 +135,7 @@ def test_live_members_all_deliver_though_some_are_killed() -> None:
             await architecture.ready(x)
             await job.prepare(x.client)
             history = await publish(x, 5)
-            for i in (1, 5, 9):
+            for i in (1, 5):
                 await x.control.crash(f"peer-{i}")
             history += await publish(x, 10, first=5, pause=0.05)
             await x.sleep(3)
