@@ -150,7 +150,7 @@ class Hops(Law):
         total = sum(drawn.values())
         mean = self.published[self.n] if known else sum(h * c for h, c in drawn.items()) / total
         above = 0.0 if known else sum(c for h, c in drawn.items() if h > self.ceiling) / total
-        noise = 0.04 + 3.3 / math.sqrt(self.pairs)
+        noise = max(0.04, 3.3 / math.sqrt(self.pairs))
         slack = 0.001 if known else 0.006 + 3.3 * math.sqrt(above / self.pairs)
         return {
             "mean": within(mean, noise),
