@@ -276,7 +276,7 @@ def test_five_live_members_notice_that_one_is_killed() -> None:
         ("SW-02", {"n": 30, "periods": 40}),
         ("SW-03", {"n": 20, "q": 0.7, "k": 2, "member_periods": 10_000}),
         ("SW-04", {"n": 8, "crashes": 12}),
-        ("SW-05", {"n": 12, "periods": 60}),
+        ("SW-05", {"n": 10, "periods": 40}),
     ],
 )
 def test_laws_hold_at_other_settings_than_the_listed(id: str, given: dict[str, Any]) -> None:
