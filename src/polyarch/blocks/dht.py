@@ -65,7 +65,6 @@ DISCLAIMED = (LINEARIZABLE, FRESH, NOTHING_LOST)
 
 _PAGE = 500  # entries in a message
 _ASKED = 3  # peers that are asked at least for what is newest
-_HEIRS = 4  # times that a leaving peer looks for somebody who takes over
 _TICKETS = 4096  # requests whose answers a peer remembers
 
 
@@ -479,17 +478,11 @@ class StoringPeer(Participant):
         for kept in mine:
             if kept.busy is not None:
                 await kept.busy
-        for _ in range(_HEIRS):
-            heirs: dict[str, list[Kept]] = {}
-            for kept in mine:
-                for peer in self.nearest(kept.place):
-                    heirs.setdefault(peer, []).append(kept)
-            given = await settle(*(self.give(p, [kept.entry for kept in some]) for p, some in heirs.items()))
-            have = {peer for peer, outcome in zip(heirs, given) if outcome is True}
-            # The next decider may be leaving too.
-            mine = [kept for kept in mine if not have.intersection(self.nearest(kept.place)[:1])]
-            if not mine:
-                break
+        heirs: dict[str, list[Kept]] = {}
+        for kept in mine:
+            for peer in self.nearest(kept.place):  # several: the first may be leaving too
+                heirs.setdefault(peer, []).append(kept)
+        await settle(*(self.give(peer, [kept.entry for kept in some]) for peer, some in heirs.items()))
         self.kept = {}
 
 

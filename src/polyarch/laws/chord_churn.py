@@ -8,7 +8,7 @@ and each refreshes the successor and one finger.
 table fits fingers that are fixed at random (SIGCOMM 2001, figure 7) and by nothing else: that is what is
 measured here.  ``chord`` does better unless told otherwise: it fixes them one after another (ToN, figure 6),
 so that none gets as old, and a lookup replaces a finger that it finds dead.  At R = 0.1 that gives 0.054
-timeouts (1,000 lookups) instead of 0.13.
+timeouts (1,000 lookups) instead of 0.11 (4,000).
 """
 
 from __future__ import annotations
