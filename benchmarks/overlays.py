@@ -354,7 +354,8 @@ def alone(work: str, *rest: Any) -> Result:
     command = [sys.executable, __file__, "--experiment", json.dumps([work, rest])]
     begun = time.monotonic()
     result: Result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    print(work, *rest, f"{time.monotonic() - begun:.0f} s", file=sys.stderr)
+    figures = {name: value for name, value in result.items() if name != "parameters"}
+    print(work, *rest, f"{time.monotonic() - begun:.0f} s", json.dumps(figures), file=sys.stderr)
     return result
 
 
