@@ -22,15 +22,17 @@ __all__ = ["complete", "figures_of_sweep", "sweep_table"]
 
 _SURE = 0.95
 """A break-even that fewer of the resampled measurements have is not certain."""
+_UNCERTAIN = "not certain"
 _FIRST = (SATURATION.name, P99.name, "latency p50", "messages per operation")
 """By which figures the answer is given, if nobody says another: the first that has a break-even."""
 _OF_NO_INTEREST = ("offered rate", "operations", "throughput")
-"""What the load decides: no figure of an architecture."""
+"""What the load decides: no figures of an architecture."""
 
 
 def figures_of_sweep(sweep: Sweep) -> list[Figure]:
     """The job's own figures, those that all jobs have, and the architectures' own metrics."""
-    known = [*map(measured, sweep.measures), *FIGURES]
+    of_load = () if sweep.axis.parameter in ("rate", "clients") else _OF_NO_INTEREST
+    known = [*map(measured, sweep.measures), *(f for f in FIGURES if f.name not in of_load)]
     own = {
         name: None
         for point in sweep.points
@@ -132,8 +134,10 @@ def _leaders(sweep: Sweep, figure: Figure) -> list[str | None]:
 
 
 def _sentences(sweep: Sweep, figures: Sequence[Figure], chosen: Figure | None) -> list[str]:
-    """One for each figure that has a break-even; or one that says that there is none."""
+    """One for each figure that has a break-even, those first that are certain; or one that says that there
+    is none."""
     said = [(figure, text) for figure in figures if (text := _sentence(sweep, figure))]
+    said.sort(key=lambda pair: (pair[0] is not chosen, _UNCERTAIN in pair[1]))
     if chosen is not None and all(figure is not chosen for figure, _ in said):
         said.insert(0, (chosen, _none(sweep, chosen)))
     if not said and figures and sweep.axis.places and len(sweep.architectures) > 1:
@@ -188,7 +192,7 @@ def _at(sweep: Sweep, b: BreakEven) -> str:
         return f"{text} (one round: how sure that is was not measured)"
     sure = f"95 % by a bootstrap of {sweep.rounds} rounds"
     if b.share is not None and b.share < _SURE:
-        sure = f"not certain: in {100 * b.share:.0f} % of the resampled rounds only"
+        sure = f"{_UNCERTAIN}: in {100 * b.share:.0f} % of the resampled rounds only"
     return f"{text} ({number(b.low)} to {number(b.high)}; {sure})"
 
 
