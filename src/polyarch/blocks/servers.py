@@ -1,0 +1,185 @@
+"""What the four models of a server share: the operations, how requests wait and are refused, what is counted.
+
+A model (``architectures/single_threaded.py``, ``thread_per_connection.py``, ``thread_pool.py``,
+``event_loop.py``) says who does the work of a request and who waits in its blocking call.  All of them
+refuse a request at once that they have no place for: an answer of "not now" costs next to nothing, while a
+queue without an end makes everybody wait until nobody is there any more for whom the work would be done.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from polyarch.blocks.fairness import jain
+from polyarch.blocks.relay import relaying
+from polyarch.core import Failure, Future, Http, Node, Over, Overloaded, Record, Verdict, Web, rpc, settle
+from polyarch.jobs.compute import Compute, Seconds
+
+__all__ = ["METRICS", "Asked", "ComputeClient", "Line", "Server", "Tally", "figures"]
+
+
+class Asked:
+    """A request that is under way in a server."""
+
+    __slots__ = ("blocking", "client", "done", "step", "work")
+
+    def __init__(self, done: Future[None], work: float, blocking: float, client: int) -> None:
+        self.done = done
+        self.work = work
+        """Seconds of a core that it needs."""
+        self.blocking = blocking
+        """Seconds that it then waits for something else."""
+        self.client = client
+        self.step = 0
+        """How far it has come, for a server that keeps this in mind for every request."""
+
+
+class Line:
+    """Requests that wait, first come first served, for whoever takes the next."""
+
+    def __init__(self, node: Node, places: float) -> None:
+        """``places``: how many may wait."""
+        self.node = node
+        self.places = places
+        self.waiting: deque[Asked] = deque()
+        self.takers: deque[Future[Asked]] = deque()
+        """Who has nothing to do."""
+
+    def put(self, request: Asked) -> None:
+        """Give it to somebody who has nothing to do, or let it wait; ``Overloaded`` if there is no place."""
+        if self.takers:
+            self.takers.popleft().set(request)
+        elif len(self.waiting) < self.places:
+            self.waiting.append(request)
+        else:
+            raise Overloaded(f"{len(self.waiting)} requests are waiting already")
+
+    async def take(self) -> Asked:
+        """The next request, when there is one."""
+        if self.waiting:
+            return self.waiting.popleft()
+        taker = self.node.future()
+        self.takers.append(taker)
+        return await taker
+
+
+class Tally(Record):
+    """What a server has done so far."""
+
+    arrived: int
+    refused: int
+    most: int
+    """Most requests under way at a time, waiting ones included."""
+    seconds: float
+    """The sum of the times that requests, under way ones too, have spent here: the integral of their number
+    over time."""
+    served: dict[int, int]
+    """Requests answered, by client; of each that has ever asked."""
+
+
+class Server(Compute, Web):
+    """A server of the job ``compute``, over HTTP and by messages.  A model says how: ``accept``."""
+
+    title = "A server that computes"
+
+    async def start(self) -> None:
+        self.arrived = self.refused = self.under_way = self.most = 0
+        self.seconds = self.since = 0.0
+        self.served: dict[int, int] = {}
+
+    def accept(self, request: Asked) -> None:
+        """Begin a request, or let it wait; ``Overloaded`` if there is no place for it.  Its ``done`` is set
+        when its work is done and its blocking call is over."""
+        raise NotImplementedError
+
+    async def serve(self, work: float, blocking: float, client: int) -> None:
+        """Let a request have what it takes of the server."""
+        request = Asked(self.future(), work, blocking, client)
+        self.arrived += 1
+        self.served.setdefault(client, 0)
+        try:
+            self.accept(request)
+        except Overloaded:
+            self.refused += 1
+            raise
+        self.count(1)
+        self.most = max(self.most, self.under_way)
+        await request.done
+        self.count(-1)
+        self.served[client] += 1
+
+    def count(self, change: int) -> None:
+        """There are more or fewer requests here from now on."""
+        now = self.now
+        self.seconds += self.under_way * (now - self.since)
+        self.since = now
+        self.under_way += change
+
+    @rpc
+    def tally(self) -> Tally:
+        """What this server has done so far."""
+        self.count(0)
+        return Tally(self.arrived, self.refused, self.most, self.seconds, self.served)
+
+    # -- the operations ---------------------------------------------------------------------------------
+
+    async def increment(
+        self, value: int, work: Seconds = 0.0, blocking: Seconds = 0.0, client: int = 0
+    ) -> int:
+        await self.serve(work, blocking, client)
+        return value + 1
+
+    async def add(
+        self, a: float, b: float, work: Seconds = 0.0, blocking: Seconds = 0.0, client: int = 0
+    ) -> float:
+        await self.serve(work, blocking, client)
+        return a + b
+
+    async def sort(
+        self, numbers: tuple[float, ...], work: Seconds = 0.0, blocking: Seconds = 0.0, client: int = 0
+    ) -> tuple[float, ...]:
+        await self.serve(work, blocking, client)
+        return tuple(sorted(numbers))
+
+    async def block(self, seconds: Seconds, work: Seconds = 0.0, client: int = 0) -> float:
+        await self.serve(work, seconds, client)
+        return seconds
+
+
+class ComputeClient(relaying(Compute)):  # type: ignore[misc]
+    """A client that asks one address over HTTP: a server, or a switch before several."""
+
+    front: Http
+
+    async def start(self) -> None:
+        self.behind = Over(Compute, self.front)
+
+
+METRICS = {
+    "refused_share": "share of the requests that were refused because there was too much to do",
+    "most_under_way": "most requests at a time in one server, waiting ones included",
+    "mean_under_way": "mean number of requests in one server, waiting ones included",
+    "fairness": "Jain's index of the requests answered by client: 1, all the same; 1/N, one of N has all",
+}
+"""What servers measure themselves."""
+
+
+async def figures(x: Any, addresses: tuple[str, ...]) -> tuple[dict[str, Any], list[Verdict]]:
+    """The metrics of these servers, of those that run."""
+    told = await settle(*(x.at(address, Server).tally() for address in addresses))
+    tallies = [tally for tally in told if not isinstance(tally, Failure)]
+    arrived = sum(tally.arrived for tally in tallies)
+    if not arrived:
+        return {}, []
+    served: dict[int, int] = {}
+    for tally in tallies:
+        for client, count in tally.served.items():
+            served[client] = served.get(client, 0) + count
+    metrics = {
+        "refused_share": sum(tally.refused for tally in tallies) / arrived,
+        "most_under_way": max(tally.most for tally in tallies),
+        "mean_under_way": sum(tally.seconds for tally in tallies) / len(tallies) / x.now,
+        "fairness": jain(served.values()),
+    }
+    return metrics, []
