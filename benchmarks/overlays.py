@@ -308,17 +308,16 @@ def ranges(name: str, nodes: int, keys: int, wanted: int) -> Result:
 
     async def experiment(x: Experimenter) -> Result:
         await written(x, keys, 0)
-        before = await x.client.tally()
         begun = x.now
         read = await values(x, wanted)
         seconds = x.now - begun
-        after = await x.client.tally()
-        holders = await settle(*(x.client.lookup(f"key-{key}") for key in range(wanted)))
+        asked = await settle(*(x.client.lookup(f"key-{key}") for key in range(wanted)))
+        holders = [h for h in asked if isinstance(h, Holder)]
         return {
             "found": sum(value == 0 for value in read),
             "lookups": wanted,
-            "peers": len({h.address for h in holders if isinstance(h, Holder)}),
-            "hops": (before["hops"] + after["hops"]) / 2 * wanted,
+            "peers": len({h.address for h in holders}),
+            "hops": sum(h.hops for h in holders),
             "seconds": seconds,
         }
 
@@ -452,7 +451,7 @@ def report(options: argparse.Namespace, records: dict[str, Result]) -> int:
             rows.append((name, what, f"{lost}; in the end {end}"))
         if "ranges" in record:
             found = record["ranges"]
-            text = f"{found['lookups']} lookups at {found['peers']} peers, {found['hops']:.0f} hops"
+            text = f"{found['lookups']} lookups at {found['peers']} peers, {found['hops']} hops"
             rows.append((name, "a range of 100 of 1,000 keys", text))
     record = {"overlays": records, "wrong": wrong, "environment": environment()}
     emit(options, record, "Structured overlays", ("overlay", "what", "measured"), rows)
