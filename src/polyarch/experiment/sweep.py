@@ -1,8 +1,9 @@
 """The same comparison at several values of one parameter: of the architectures, the job, or the load.
 
 Each round is a comparison of its own at each value, with a seed of its own (the first round's is the one
-that was given).  Rounds are the outer loop, and the values are taken upwards and downwards in turn, so that a
-machine that is slower for a while is slower for all of them.
+that was given).  Simulations run on all cores.  Live systems have the machine for themselves: rounds are the
+outer loop, and the values are taken upwards and downwards in turn, so that a machine that is slower for a
+while is slower for all of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from polyarch.core.job import Measure
 from polyarch.core.records import Record
 from polyarch.experiment.compare import Pace, compare
+from polyarch.experiment.laws import spread_out
 from polyarch.experiment.record import RunRecord, Spread
 from polyarch.experiment.run import Question
 
@@ -96,17 +98,25 @@ def sweep(
     whose rounds are as many comparisons."""
     first = asked[0][0]
     rounds = asked[0][1].rounds
+    order = range(len(asked))
+    jobs = [
+        (round_, at) for round_ in range(rounds) for at in (order if round_ % 2 == 0 else reversed(order))
+    ]
+
+    def tell(part: float) -> None:
+        first[0].progress(f"{round(part * len(jobs))} of {len(jobs)} comparisons", 0.0, None)
+
+    if first[0].runtime == "sim" and len(jobs) > 1:  # they do not disturb each other: all cores
+        _asked[:] = asked
+        tell(0.0)
+        results = spread_out(_in_silence, jobs, tell)
+        _asked.clear()
+    else:
+        results = [_compared(asked[at], round_) for round_, at in jobs]
     runs: dict[tuple[int, int], list[RunRecord]] = {}
-    for round_ in range(rounds):
-        order = range(len(asked))
-        for at in order if round_ % 2 == 0 else reversed(order):
-            questions, pace = asked[at]
-            # Nobody is always the first.
-            turn = [(i + round_) % len(questions) for i in range(len(questions))]
-            seeded = [dataclasses.replace(questions[i], seed=questions[i].seed + round_) for i in turn]
-            result = compare(seeded, dataclasses.replace(pace, rounds=1))
-            for i, run in zip(turn, result.runs):
-                runs.setdefault((i, at), []).append(run)
+    for (_, at), compared in zip(jobs, results):
+        for i, run in enumerate(compared):
+            runs.setdefault((i, at), []).append(run)
     places = axis.places or (None,) * len(axis.values)
     names = [type(question.architecture).name for question in first]
     return Sweep(
@@ -123,3 +133,29 @@ def sweep(
         ),
         measures=type(first[0].job).measures,
     )
+
+
+def _compared(asked: tuple[Sequence[Question], Pace], round_: int) -> list[RunRecord]:
+    """One comparison, with the seed of its round: the records in the order of the questions."""
+    questions, pace = asked
+    # Nobody is always the first.
+    turn = [(i + round_) % len(questions) for i in range(len(questions))]
+    seeded = [dataclasses.replace(questions[i], seed=questions[i].seed + round_) for i in turn]
+    result = compare(seeded, dataclasses.replace(pace, rounds=1))
+    return [run for _, run in sorted(zip(turn, result.runs), key=lambda pair: pair[0])]
+
+
+_asked: list[tuple[Sequence[Question], Pace]] = []
+"""What is asked at each value, for the processes that are forked from this one."""
+
+
+def _in_silence(job: tuple[int, int]) -> list[RunRecord]:
+    """One comparison in a process of its own, which is not to write on the terminal."""
+    round_, at = job
+    questions, pace = _asked[at]
+    quiet = [dataclasses.replace(question, progress=_nobody) for question in questions]
+    return _compared((quiet, pace), round_)
+
+
+def _nobody(phase: str, done: float, total: float | None) -> None:
+    """Told, and tells nobody."""
