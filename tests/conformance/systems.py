@@ -80,6 +80,10 @@ class Server(Node):
     # -- messages
 
     @rpc
+    def has_been_here(self) -> bool:
+        return self.restarted
+
+    @rpc
     def add(self, a: int, b: int = 1) -> int:
         return a + b
 
