@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from polyarch.experiment.laws import (
 )
 
 LISTED = Path(__file__).parents[3] / "shared" / "laws.json"
+FINISHED = ("RA", "PB", "CP", "TR", "CH", "PA", "KA", "UN", "CY", "EP", "SW")
+"""Families of the list; the others are not all there yet."""
 
 
 class Half(Law):
@@ -125,13 +128,19 @@ def test_ids_are_found_by_their_beginnings_and_wrong_ones_with_what_was_meant() 
 
 
 @pytest.mark.skipif(not LISTED.exists(), reason="the list of laws is not here")
-def test_every_listed_law_of_agreement_is_checked_or_its_absence_has_a_reason() -> None:
+def test_every_listed_law_of_a_finished_family_is_checked_or_its_absence_has_a_reason() -> None:
     listed = {entry["id"] for entry in json.loads(LISTED.read_text())}
-    families = ("RA-", "PB-", "CP-", "TR-", "CH-")
     known = engine.laws().keys() | engine.reasons().keys()
-    assert {id for id in listed if id.startswith(families)} <= known
-    assert engine.laws().keys() <= listed, "a law of our own needs another family"
+    assert {id for id in listed if id[:2] in FINISHED} <= known
+    assert engine.reasons().keys() <= listed
     assert not engine.laws().keys() & engine.reasons().keys()
+
+
+@pytest.mark.skipif(not LISTED.exists(), reason="the list of laws is not here")
+def test_a_law_that_the_list_does_not_have_has_a_letter_so_that_no_number_means_two_things() -> None:
+    listed = {entry["id"] for entry in json.loads(LISTED.read_text())}
+    for id in engine.laws().keys() - listed:
+        assert re.fullmatch("[A-Z]{2}-[A-Z]", id), f"{id}: the list may give this number to another law"
 
 
 def test_every_law_says_where_it_comes_from_and_how_sure_it_is() -> None:

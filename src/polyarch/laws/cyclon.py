@@ -83,7 +83,7 @@ class Clustering(OfViews):
 class PathLength(OfViews):
     """Paths as short as by chance."""
 
-    id = "CY-02"
+    id = "CY-A"
     claim = "The average path length converges to that of a random graph with as many links"
     source = JNSM + "section 4.1 and figure 3a; expected: breadth-first search on a random graph"
     certainty = "remembered (the claim); computed (the value)"
@@ -132,7 +132,7 @@ class Degrees(OfViews):
 class InDegrees(OfViews):
     """Known about equally well."""
 
-    id = "CY-04"
+    id = "CY-B"
     claim = "Enhanced shuffling: the in-degrees differ far less than those of a random graph"
     source = JNSM + "section 4.3 and figure 5"
     certainty = "remembered (that it is narrower); the bound of 0.6 is ours"

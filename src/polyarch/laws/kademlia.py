@@ -332,7 +332,7 @@ class LookupCost(Law):
 class AfterFailures(Law):
     """Many fail at once, and nothing is repaired."""
 
-    id = "KA-06"
+    id = "KA-A"
     architecture = "kademlia"
     claim = (
         "After a fraction p of all fails at once, lookups are still right, and p of their questions time out"

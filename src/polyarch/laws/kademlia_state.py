@@ -148,7 +148,7 @@ class Retention(Law):
         return {name: min(figures[name] for figures in told) for name in told[0]}
 
 
-# -- parameters, tokens and pairs (KA-04, KA-07) ------------------------------------------------------------
+# -- parameters, tokens and pairs (KA-04, KA-B) ------------------------------------------------------------
 
 
 def _token_life(wait: float, every: float) -> float:
@@ -243,7 +243,7 @@ def _days(job: tuple[int, int, float, float, int]) -> tuple[int, bool, bool]:
 class PairsLast(Law):
     """Soft state."""
 
-    id = "KA-07"
+    id = "KA-B"
     architecture = "kademlia"
     claim = (
         "A pair outlives those that it was stored at, as all store it again every hour, and ends after a day"

@@ -20,7 +20,7 @@ from polyarch.runtimes.sim.session import SimSession
 class SquareRoot(Law):
     """What is asked for often is known to many, but not to too many."""
 
-    id = "UN-13"
+    id = "UN-C"
     architecture = "random_walk"
     claim = (
         "Notes of a key grow as its popularity if askers keep them, as its square root if all on the path do"

@@ -174,7 +174,7 @@ class NoGiant(Law):
 class Connected(Law):
     """When nobody is left out."""
 
-    id = "UN-03"
+    id = "UN-A"
     architecture = "flooding"
     claim = "A random overlay of mean degree ln N + x is connected with probability exp(-exp(-x))"
     source = ERDOS + " (theorem of 1959)"
@@ -539,7 +539,7 @@ def _coverage(job: tuple[int, float, int, int]) -> tuple[list[float], int, float
 class WalkCost(Law):
     """Rare keys take long."""
 
-    id = "UN-09"
+    id = "UN-B"
     architecture = "random_walk"
     claim = "Random walks find one of r holders among N peers after N/r steps, k at once in a k-th of that"
     source = "Lv, Cao, Cohen, Li, Shenker, ICS 2002, section 4.2; exact: 1 / (1 - (1 - r/N)^k) steps each"
