@@ -2,7 +2,7 @@
 
 Stoica, Morris, Liben-Nowell, Karger, Kaashoek, Dabek, Balakrishnan: "Chord: a scalable peer-to-peer lookup
 protocol for Internet applications", IEEE/ACM ToN 11(1), 2003, section IV-E: its upkeep is that of a ring and
-nothing else.  What is missing here are the fingers.
+nothing else.  A peer here is one of ``chord.py`` without fingers: joining, leaving and repair are the same.
 
 Every peer has an identifier on a ring of 2^bits.  A key belongs to its *successor*, the first peer clockwise
 from it.  A peer knows its predecessor and the next few peers clockwise (its *successor list*).  A question is
@@ -16,83 +16,29 @@ the time for each lookup; and every peer on the way has the work.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Sequence
 from typing import Any, Literal
 
-from polyarch.blocks.overlay import TALLY, NotAMember, OverlayClient, Participant, Peer, figures, ring_of
-from polyarch.blocks.ring import between, distance, identifier, within
-from polyarch.core import (
-    Architecture,
-    BadArguments,
-    Broken,
-    Failure,
-    Record,
-    System,
-    Unreachable,
-    Verdict,
-    oneway,
-    parameter,
-    rpc,
-    settle,
-)
+from polyarch.architectures.chord import Chord, Found
+from polyarch.blocks.overlay import TALLY, NotAMember, OverlayClient, Peer, figures, ring_of
+from polyarch.blocks.ring import distance, within
+from polyarch.core import Architecture, BadArguments, Failure, System, Verdict, parameter, rpc, settle
 from polyarch.jobs.lookup import Census, Holder, Lookup
 
-# -- messages --------------------------------------------------------------------------------------------
 
-
-class Found(Record, array_like=True):
-    """The answer to a lookup: the key's successor, and what finding it took."""
-
-    peer: Peer
-    hops: int
-    timeouts: int
-
-
-class Neighbours(Record, array_like=True):
-    """A peer's place in the ring."""
-
-    predecessor: Peer | None
-    successors: tuple[Peer, ...]
-
-
-class RingPeer(Participant):
+class RingPeer(Chord):
     """One peer."""
 
-    bits: int = 32
     length: int = 4
     """How many peers the successor list holds."""
     both_ways: bool = True
     """Whether a question may go counterclockwise too."""
-    stabilize_every: float = 0.5
-    """Seconds between two rounds of upkeep; 0: none."""
-    addresses: tuple[str, ...] = ()
-    """Where other peers may be found: needed to join."""
-    arrival: float = 0.0
-    """Seconds between the joins of two peers that are neighbours in ``addresses``."""
-    ring: tuple[Peer, ...] = ()
-    """All peers in their order: given to build the ring directly, without joins."""
 
     timeout = 1.0
 
-    async def start(self) -> None:
-        await super().start()
-        self.me = Peer(identifier(self.address, self.bits), self.address)
-        self.predecessor: Peer | None = None
-        # The nearest first.  Empty: not a member.
-        self.successors: tuple[Peer, ...] = ()
-        if self.ring:
-            self.converge()
-        else:
-            self.spawn(self.enter())
-        if self.stabilize_every:
-            self.every(self.stabilize_every, self.stabilize, jitter=0.1)
-            self.every(self.stabilize_every, self.check_predecessor, jitter=0.1)
-
-    # -- lookups -----------------------------------------------------------------------------------------
-
     @rpc(timeout=10.0)
-    async def find(self, key: int, hops: int = 0, timeouts: int = 0, back: bool | None = None) -> Found:
+    async def find_successor(
+        self, key: int, hops: int = 0, timeouts: int = 0, back: bool | None = None
+    ) -> Found:
         """Ask this peer who is responsible for a key.  ``back``: which way the question goes round; the
         first peer decides."""
         self.handled += 1
@@ -113,147 +59,28 @@ class RingPeer(Participant):
                     if n != self.me:
                         await self.at(n).ping()
                     return Found(n, hops, timeouts)
-                return await self.at(n).find(key, hops + 1, timeouts, back)
-            except (Unreachable, NotAMember, Broken):
-                self.forget(n)
+                return await self.at(n).find_successor(key, hops + 1, timeouts, back)
+            except Failure as failure:
+                await self.suspect(n, failure)
                 timeouts += 1
         raise NotAMember(self.address)
-
-    @rpc(timeout=0.5)
-    async def ping(self) -> None:
-        """Answers if it lives (and is in the ring)."""
-        if not self.successors:
-            raise NotAMember(self.address)
 
     def forget(self, n: Peer) -> None:
         """A neighbour has died: the next in the list takes its place."""
         if self.predecessor == n:
             self.predecessor = None
-        if n in self.successors:
-            self.successors = tuple(s for s in self.successors if s != n)
-            if not self.successors:
-                self.spawn(self.join_through([a for a in self.addresses if a != self.address]))
+        super().forget(n)
 
-    # -- joining, leaving and upkeep ---------------------------------------------------------------------
-
-    async def enter(self) -> None:
-        """Be in the ring: the first of ``addresses`` creates it, the others join one after another.
-        Who has been in it before joins through anybody."""
-        if self.restarted:
-            return await self.join_through([a for a in self.addresses if a != self.address])
-        before = self.addresses[: self.addresses.index(self.address)]
-        if before:
-            await self.sleep(self.arrival * len(before))
-            await self.join_through(before)
-        else:
-            self.successors = (self.me,)
-
-    async def join_through(self, others: Sequence[str]) -> None:
-        """Join through any of these, as soon as one answers."""
-        while others and not self.successors:
-            try:
-                # The place behind our own: somebody may still remember us from before a crash.
-                behind = (self.me.id + 1) % (1 << self.bits)
-                found = await self.at(self.random.choice(others)).find(behind)
-            except Failure:
-                await self.sleep(self.random.between(0.1, 0.5))
-            else:
-                self.predecessor = None
-                self.follow((found.peer,))
-                await self.stabilize()
-
-    async def stabilize(self) -> None:
-        """Learn about a newcomer from the successor, and tell it about this peer."""
-        dead: set[Peer] = set()
-        while self.successors:
-            successor = self.successors[0]
-            try:
-                known = await self.at(successor).neighbours()
-            except Failure:
-                self.forget(successor)
-                dead.add(successor)
-                continue
-            if self.successors[:1] != (successor,):
-                continue  # it has changed meanwhile
-            x = known.predecessor
-            if x is not None and x not in dead and between(x.id, self.me.id, successor.id):
-                self.follow((x, successor, *known.successors))
-            else:
-                self.follow((successor, *known.successors))
-                self.at(successor).notify(self.me)
-                return
-
-    @rpc
-    async def neighbours(self) -> Neighbours:
-        """What ``stabilize`` asks the successor for."""
-        if not self.successors:
-            raise NotAMember(self.address)
-        return Neighbours(self.predecessor, self.successors)
-
-    @oneway
-    def notify(self, n: Peer) -> None:
-        """``n`` thinks that it might be our predecessor."""
-        if n != self.me and (self.predecessor is None or between(n.id, self.predecessor.id, self.me.id)):
-            self.predecessor = n
-
-    def follow(self, list_: tuple[Peer, ...]) -> None:
-        """Take a new successor list, cut to its length, and before it comes round to this peer."""
-        if self.me in list_:
-            list_ = list_[: list_.index(self.me)] or (self.me,)
-        self.successors = tuple(dict.fromkeys(list_))[: self.length]
-
-    async def check_predecessor(self) -> None:
-        """Notice that the predecessor has died."""
-        n = self.predecessor
-        if n is not None:
-            try:
-                await self.at(n).ping()
-            except Failure:
-                if self.predecessor == n:
-                    self.predecessor = None
-
-    @rpc(timeout=5.0)
-    async def leave(self) -> None:
-        """Tell both neighbours of each other."""
-        successors, predecessor = self.successors, self.predecessor
-        self.successors, self.predecessor = (), None
-        if successors and successors[0] != self.me:
-            told = [n for n in (successors[0], predecessor) if n]
-            await settle(*(self.at(n).departed(self.me, predecessor, successors) for n in told))
-
-    @rpc
-    async def departed(self, n: Peer, predecessor: Peer | None, successors: tuple[Peer, ...]) -> None:
-        """A neighbour leaves, and hands over what it knew."""
-        if self.predecessor == n:
-            self.predecessor = None if predecessor == self.me else predecessor
-        if self.successors[:1] == (n,):
-            self.follow(successors)
-        self.forget(n)
-
-    # -- a converged ring --------------------------------------------------------------------------------
-
-    def converge(self) -> None:
-        """Know at once what the upkeep would lead to."""
-        ring, n = self.ring, len(self.ring)
-        at = bisect_left(ring, self.me)
-        self.me = ring[at]
-        self.predecessor = ring[at - 1] if n > 1 else None
-        self.follow(tuple(ring[(at + k) % n] for k in range(1, min(self.length, n) + 1)))
-
-    def place(self) -> int:
-        if not self.successors:
-            raise NotAMember(self.address)
-        return self.me.id
-
-    def links(self) -> int:
-        return len({*self.successors, self.predecessor} - {self.me, None})
+    async def fix_fingers(self) -> bool:
+        """There are none."""
+        return False
 
 
 class RingClient(OverlayClient):
     """Looks keys up through any peer."""
 
     async def ask(self, peer: str, place: int) -> Holder:
-        found = await self.at(peer, RingPeer).find(place)
+        found = await self.at(peer, RingPeer).find_successor(place)
         return Holder(found.peer.address, found.hops, found.timeouts)
 
 
