@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from polyarch.architectures.kademlia import MAINLINE, Found, Kademlia, KademliaClient, KademliaNetwork
-from polyarch.blocks.buckets import Buckets, Peer
+from polyarch.blocks.buckets import Buckets
+from polyarch.blocks.overlay import Peer
 from polyarch.blocks.pairs import Pairs, Tokens
 from polyarch.blocks.ring import identifier
 from polyarch.core import BadArguments, Failure, Random, Refused, System, rpc, settle

@@ -24,10 +24,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from polyarch.blocks.buckets import Buckets, Peer, converged
+from polyarch.blocks.buckets import Buckets, converged
 from polyarch.blocks.dht import DHT, DISCLAIMED, DhtClient, Kept
 from polyarch.blocks.joining import Joining
-from polyarch.blocks.overlay import TALLY, NotAMember, figures
+from polyarch.blocks.overlay import TALLY, NotAMember, Peer, figures, ring_of
 from polyarch.blocks.pairs import PairKeeper
 from polyarch.blocks.ring import identifier
 from polyarch.blocks.shortlist import Shortlist
@@ -354,9 +354,7 @@ class KademliaNetwork(Architecture):
 
     def build(self, system: System) -> None:
         addresses = system.addresses("peer", self.nodes)
-        everybody = tuple(sorted(Peer(identifier(a, self.bits), a) for a in addresses))
-        if len({n.id for n in everybody}) < len(everybody):
-            raise ValueError(f"--bits {self.bits}: two of {self.nodes} nodes have the same identifier")
+        everybody = ring_of(addresses, self.bits)
         peer = Kademlia(
             bits=self.bits, k=self.k, alpha=self.alpha, spares=self.spares, questionable=self.questionable,
             refresh_every=self.refresh, republish_every=self.republish, expire_after=self.expire,

@@ -13,17 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from polyarch.blocks.overlay import Peer
 from polyarch.core.randomness import Random
-from polyarch.core.records import Record
 
-__all__ = ["Buckets", "Peer", "converged", "few_of"]
-
-
-class Peer(Record, array_like=True, order=True):
-    """A node as others know it: a contact."""
-
-    id: int
-    address: str
+__all__ = ["Buckets", "converged", "few_of"]
 
 
 PATIENCE = 5

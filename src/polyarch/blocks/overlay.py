@@ -36,7 +36,7 @@ class NotAMember(Refused, code="not-a-member"):
 
 
 class Peer(Record, array_like=True, order=True):
-    """A node on a ring of identifiers, as others know it."""
+    """A node with its identifier, as others know it."""
 
     id: int
     address: str

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from polyarch.blocks.buckets import Peer
 from polyarch.blocks.dht import StoringPeer
+from polyarch.blocks.overlay import Peer
 from polyarch.blocks.ring import identifier
 from polyarch.blocks.shortlist import Shortlist
 from polyarch.core.errors import Failure, Refused

@@ -7,7 +7,7 @@ from bisect import insort
 from collections.abc import Iterable
 from typing import Literal
 
-from polyarch.blocks.buckets import Peer
+from polyarch.blocks.overlay import Peer
 from polyarch.core.tasks import Future
 
 __all__ = ["Shortlist"]

@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from polyarch.architectures.kademlia import Kademlia, KademliaClient
-from polyarch.blocks.buckets import Peer
+from polyarch.blocks.overlay import Peer
 from polyarch.blocks.ring import identifier
 from polyarch.core import Failure, Random, System, parameter, settle
 from polyarch.experiment.laws import (

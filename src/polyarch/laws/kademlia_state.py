@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from polyarch.architectures.kademlia import MAINLINE, Kademlia, KademliaClient, KademliaNetwork
-from polyarch.blocks.buckets import Peer
+from polyarch.blocks.overlay import Peer
 from polyarch.blocks.ring import identifier
 from polyarch.core import Failure, System, parameter, settle
 from polyarch.experiment.laws import Expected, Figure, Law, Tell, exactly, spread_out, within
