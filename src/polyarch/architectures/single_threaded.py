@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from polyarch.blocks.servers import METRICS, Asked, ComputeClient, Line, Server, figures
+from polyarch.blocks.servers import METRICS, Asked, ComputeClient, Line, Order, Server, figures
 from polyarch.core import Architecture, System, Verdict, parameter
 from polyarch.jobs.compute import ComputeJob
 
@@ -28,10 +28,11 @@ class SingleThreadedServer(Server):
 
     queue: int = 100
     """Requests that may wait."""
+    order: Order = "fifo"
 
     async def start(self) -> None:
         await super().start()
-        self.line = Line(self, self.queue)
+        self.line = Line.of(self.order, self, self.queue)
         self.spawn(self.run())
 
     def accept(self, request: Asked) -> None:
@@ -61,9 +62,10 @@ class SingleThreaded(Architecture):
     metrics = METRICS
 
     queue: int = parameter(100, "requests that may wait; more are refused", least=0)
+    order: Order = parameter("fifo", "in which they are taken: as they came, or each client's in turn")
 
     def build(self, system: System) -> None:
-        server = SingleThreadedServer(queue=self.queue)
+        server = SingleThreadedServer(queue=self.queue, order=self.order)
         system.role("server", server)  # one thread uses one core, however many there are
         system.clients(ComputeClient(front=server))
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from polyarch.blocks.servers import METRICS, Asked, ComputeClient, Line, Server, figures
+from polyarch.blocks.servers import METRICS, Asked, ComputeClient, Line, Order, Server, figures
 from polyarch.core import Architecture, System, Verdict, parameter
 from polyarch.jobs.compute import ComputeJob
 
@@ -29,10 +29,11 @@ class ThreadPoolServer(Server):
     threads: int = 8
     queue: int = 100
     """Requests that may wait."""
+    order: Order = "fifo"
 
     async def start(self) -> None:
         await super().start()
-        self.line = Line(self, self.queue)
+        self.line = Line.of(self.order, self, self.queue)
         for _ in range(self.threads):
             self.spawn(self.worker())
 
@@ -65,10 +66,11 @@ class ThreadPool(Architecture):
 
     threads: int = parameter(8, "threads of the pool", least=1, most=10_000)
     queue: int = parameter(100, "requests that may wait; more are refused", least=0)
+    order: Order = parameter("fifo", "in which they are taken: as they came, or each client's in turn")
     cores: int = parameter(1, "cores of the server's host, in a simulation", least=1)
 
     def build(self, system: System) -> None:
-        server = ThreadPoolServer(threads=self.threads, queue=self.queue)
+        server = ThreadPoolServer(threads=self.threads, queue=self.queue, order=self.order)
         system.role("server", server, cores=self.cores)
         system.clients(ComputeClient(front=server))
 

@@ -9,14 +9,17 @@ queue without an end makes everybody wait until nobody is there any more for who
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, Literal
 
 from polyarch.blocks.fairness import jain
 from polyarch.blocks.relay import relaying
 from polyarch.core import Failure, Future, Http, Node, Over, Overloaded, Record, Verdict, Web, rpc, settle
 from polyarch.jobs.compute import Compute, Seconds
 
-__all__ = ["METRICS", "Asked", "ComputeClient", "Line", "Server", "Tally", "figures"]
+__all__ = ["METRICS", "Asked", "ComputeClient", "Line", "Order", "Server", "Tally", "figures"]
+
+Order = Literal["fifo", "fair"]
+"""In which order requests that wait are taken: as they came, or one of each client in turn."""
 
 
 class Asked:
@@ -46,6 +49,11 @@ class Line:
         self.takers: deque[Future[Asked]] = deque()
         """Who has nothing to do."""
 
+    @staticmethod
+    def of(order: Order, node: Node, places: float) -> Line:
+        """One of this order."""
+        return FairLine(node, places) if order == "fair" else Line(node, places)
+
     def put(self, request: Asked) -> None:
         """Give it to somebody who has nothing to do, or let it wait; ``Overloaded`` if there is no place."""
         if self.takers:
@@ -62,6 +70,48 @@ class Line:
         taker = self.node.future()
         self.takers.append(taker)
         return await taker
+
+
+class FairLine(Line):
+    """The clients in turn, one request of each (Nagle, "On packet switches with infinite storage", 1987).
+
+    When it is full, the last request of the client that has most here makes place for another one (Demers,
+    Keshav and Shenker, "Analysis and simulation of a fair queueing algorithm", SIGCOMM 1989, section 2)."""
+
+    def __init__(self, node: Node, places: float) -> None:
+        super().__init__(node, places)
+        self.lines: dict[int, deque[Asked]] = {}
+        """What each client has waiting, whose turn is next first."""
+        self.length = 0
+
+    def put(self, request: Asked) -> None:
+        if self.takers:
+            self.takers.popleft().set(request)
+            return
+        if self.length >= self.places:
+            self.make_place(request.client)
+        self.lines.setdefault(request.client, deque()).append(request)
+        self.length += 1
+
+    def make_place(self, client: int) -> None:
+        """Refuse the last request of the client that has most, unless that is the one who asks."""
+        full = Overloaded(f"{self.length} requests are waiting already")
+        most = max(self.lines.values(), key=len, default=())
+        if len(most) <= len(self.lines.get(client, ())) + 1:
+            raise full
+        most.pop().done.fail(full)
+        self.length -= 1
+
+    async def take(self) -> Asked:
+        if not self.length:
+            return await super().take()
+        client, line = next(iter(self.lines.items()))
+        request = line.popleft()
+        self.length -= 1
+        del self.lines[client]
+        if line:
+            self.lines[client] = line  # behind the others
+        return request
 
 
 class Tally(Record):
@@ -100,13 +150,14 @@ class Server(Compute, Web):
         self.served.setdefault(client, 0)
         try:
             self.accept(request)
+            self.count(1)
+            try:
+                await request.done
+            finally:
+                self.count(-1)
         except Overloaded:
             self.refused += 1
             raise
-        self.count(1)
-        self.most = max(self.most, self.under_way)
-        await request.done
-        self.count(-1)
         self.served[client] += 1
 
     def count(self, change: int) -> None:
@@ -115,6 +166,7 @@ class Server(Compute, Web):
         self.seconds += self.under_way * (now - self.since)
         self.since = now
         self.under_way += change
+        self.most = max(self.most, self.under_way)
 
     @rpc
     def tally(self) -> Tally:

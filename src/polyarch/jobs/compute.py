@@ -15,7 +15,7 @@ import msgspec
 
 from polyarch.blocks.durations import Distribution, Durations
 from polyarch.blocks.popularity import Popularity
-from polyarch.core import Job, Node, Operation, Random, Verdict, Visit, get, parameter, post
+from polyarch.core import Job, Measure, Node, Operation, Random, Verdict, Visit, get, parameter, post
 from polyarch.core.job import Done
 
 __all__ = ["RIGHT", "Compute", "ComputeJob", "Seconds"]
@@ -73,6 +73,10 @@ class ComputeJob(Job):
 
     name = "compute"
     port = Compute
+    measures = (
+        Measure("fairness", "fairness among its clients {}", better="high"),
+        Measure("refused_share", "it refuses {}", "%", "low", 100.0),
+    )
     small = {"work": 0.001, "length": 4}
 
     increments: float = parameter(0.3, "weight of increments among the operations", least=0)
