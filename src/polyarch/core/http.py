@@ -38,6 +38,7 @@ __all__ = [
     "Response",
     "Route",
     "Web",
+    "failure_of",
     "failure_response",
     "get",
     "post",
@@ -329,12 +330,17 @@ def _result(route: Route, response: Response) -> Any:
             return route.result.decode(response.body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Broken(f"{route.path} answered what is no {route.method.name}: {error}") from None
+    raise failure_of(response)
+
+
+def failure_of(response: Response) -> Failure:
+    """The failure that a response of any status but 200 stands for."""
     try:
         problem = msgspec.json.decode(response.body, type=dict[str, Any])
         code, detail = str(problem["error"]), str(problem["detail"])
     except (msgspec.DecodeError, KeyError, UnicodeDecodeError):
         code, detail = "refused" if response.status < 500 else "broken", f"HTTP status {response.status}"
     # 503: a switch or a front that reached nobody; any other 5xx may have happened.
-    raise failure_from_wire(code, detail, response.status < 500 or response.status == 503)
+    return failure_from_wire(code, detail, response.status < 500 or response.status == 503)
 
 

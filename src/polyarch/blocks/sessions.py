@@ -1,0 +1,318 @@
+"""Sessions over HTTP: a browser with its cookies, and the part of a server that does not depend on where
+sessions are kept.
+
+HTTP remembers nothing between two requests; a cookie is what a server gives to a browser, to be given back
+with each later request (RFC 6265).  In it is the session itself, or the name of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from typing import Any, TypeVar
+
+import msgspec
+
+from polyarch.core import (
+    BadArguments,
+    Failure,
+    Future,
+    Http,
+    Node,
+    Refused,
+    Request,
+    Response,
+    Verdict,
+    gather,
+    rpc,
+)
+from polyarch.core.errors import UnknownMethod
+from polyarch.core.http import failure_of, failure_response
+from polyarch.core.records import Record
+from polyarch.jobs.session import SessionLost, Sessions
+
+__all__ = [
+    "METRICS",
+    "Browser",
+    "Forged",
+    "KeyKeeper",
+    "Seen",
+    "Session",
+    "SessionServer",
+    "Signer",
+    "observe_sessions",
+    "signer",
+]
+
+T = TypeVar("T")
+
+
+class Session(Record):
+    """What is remembered of a user."""
+
+    user: str
+    serial: str
+    """Drawn at log in: no two sessions are the same."""
+    items: tuple[str, ...] = ()
+    version: int = 0
+    """How often it has changed."""
+
+
+class Forged(Refused, code="forged"):
+    """A cookie that no server of ours has made, or that was changed since."""
+
+
+# -- the server ---------------------------------------------------------------------------------------------
+
+
+class SessionServer(Http):
+    """What is done with a session.  Where it is between two requests, subclasses say: a *token* is what the
+    browser keeps in its cookie."""
+
+    timeout = 5.0
+    seconds: float = 0.0
+    """Work of each request, on a core."""
+
+    async def begin(self, session: Session) -> str:
+        """Keep a new session; its token."""
+        raise NotImplementedError
+
+    async def find(self, token: str, request: Request) -> Session:
+        """The session of a token; ``SessionLost``, ``Forged``."""
+        raise NotImplementedError
+
+    async def keep(self, token: str, session: Session) -> str:
+        """Keep it as it is now; its token from now on."""
+        raise NotImplementedError
+
+    async def end(self, token: str) -> None:
+        """It is not needed any more."""
+        raise NotImplementedError
+
+    def headers(self, session: Session) -> dict[str, str]:
+        """What else the browser is told of a session that has changed."""
+        return {}
+
+    @rpc
+    async def held(self) -> int:
+        """How many sessions this server holds."""
+        return 0
+
+    async def http(self, request: Request) -> Response:
+        if self.seconds:
+            await self.work(self.seconds)
+        try:
+            return await self.respond(request)
+        except Failure as failure:
+            return failure_response(failure)
+
+    async def respond(self, request: Request) -> Response:
+        asked = f"{request.method} {request.target}"
+        if asked == "POST /session":
+            session = Session(_field(request, "user"), self.secret(12).hex())
+            return _answer(None, await self.begin(session), self.headers(session))
+        token = _cookie(request)
+        if not token:
+            raise SessionLost("log in first")
+        if asked == "GET /basket":
+            return _answer((await self.find(token, request)).items)
+        if asked == "POST /basket":
+            session = await self.find(token, request)
+            item = _field(request, "item")
+            if item in session.items:
+                return _answer(len(session.items))
+            session = Session(session.user, session.serial, (*session.items, item), session.version + 1)
+            return _answer(len(session.items), await self.keep(token, session), self.headers(session))
+        if asked == "DELETE /session":
+            session = await self.find(token, request)
+            await self.end(token)
+            return _answer(session.items, "")
+        raise UnknownMethod(f"nothing at {asked}")
+
+
+def _field(request: Request, name: str) -> str:
+    try:
+        value = msgspec.json.decode(request.body, type=dict[str, str])[name]
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError):
+        raise BadArguments(f"the body must be a JSON object with the text {name!r}") from None
+    return value
+
+
+def _cookie(request: Request) -> str:
+    for part in request.headers.get("cookie", "").split(";"):
+        name, _, value = part.strip().partition("=")
+        if name == "session":
+            return value
+    return ""
+
+
+def _answer(value: Any, token: str | None = None, headers: dict[str, str] | None = None) -> Response:
+    more = dict(headers or {})
+    if token is not None:
+        more["set-cookie"] = f"session={token}; Path=/; HttpOnly" + ("" if token else "; Max-Age=0")
+    return Response(200, msgspec.json.encode(value), headers=more)
+
+
+# -- the browser --------------------------------------------------------------------------------------------
+
+
+class Seen(Record):
+    """What browsers have seen."""
+
+    begun: int
+    """Sessions begun, again too."""
+    lost: int
+    """Sessions that the server did not know any more."""
+    longest_cookie: int
+    """Bytes."""
+
+
+class Browser(Sessions):
+    """The users' browsers.  Each does one thing after another, and keeps a cookie."""
+
+    front: Http
+
+    async def start(self) -> None:
+        self.cookies: dict[str, str] = {}
+        self.busy: dict[str, Future[None]] = {}
+        self.begun = self.lost = self.longest = 0
+
+    @rpc
+    async def log_in(self, user: str) -> None:
+        await self.alone(user, None)
+
+    @rpc
+    async def add(self, user: str, item: str) -> int:
+        body = msgspec.json.encode({"item": item})
+        return msgspec.convert(await self.alone(user, Request("POST", "/basket", body)), int)
+
+    @rpc
+    async def basket(self, user: str) -> tuple[str, ...]:
+        return msgspec.convert(await self.alone(user, Request("GET", "/basket")), tuple[str, ...])
+
+    @rpc
+    async def log_out(self, user: str) -> tuple[str, ...]:
+        return msgspec.convert(await self.alone(user, Request("DELETE", "/session")), tuple[str, ...])
+
+    @rpc
+    async def logged_in(self) -> tuple[str, ...]:
+        return tuple(self.cookies)
+
+    @rpc
+    async def seen(self) -> Seen:
+        """What they have seen so far."""
+        return Seen(self.begun, self.lost, self.longest)
+
+    async def alone(self, user: str, request: Request | None) -> Any:
+        """Do one thing when the one before is done, after logging in if that is needed; None: only that."""
+        while user in self.busy:
+            await self.busy[user]
+        self.busy[user] = done = self.future()
+        try:
+            if request is None or user not in self.cookies:
+                self.cookies.pop(user, None)
+                await self.ask(user, Request("POST", "/session", msgspec.json.encode({"user": user})))
+                self.begun += 1
+            return None if request is None else await self.ask(user, request)
+        except SessionLost:
+            self.lost += 1
+            self.cookies.pop(user, None)
+            raise
+        finally:
+            del self.busy[user]
+            done.set(None)
+
+    async def ask(self, user: str, request: Request) -> Any:
+        """One request with the user's cookie, and what its response says."""
+        headers = dict(request.headers)
+        # All users share one address here; a switch in front would name the address of each (RFC 7239).
+        headers["forwarded"] = f"for={user}"
+        if user in self.cookies:
+            headers["cookie"] = f"session={self.cookies[user]}"
+            self.longest = max(self.longest, len(headers["cookie"]))
+        response = await self.front.http(Request(request.method, request.target, request.body, headers))
+        if response.status != 200:
+            raise failure_of(response)
+        self.remember(user, response)
+        return msgspec.json.decode(response.body)
+
+    def remember(self, user: str, response: Response) -> None:
+        """Keep the cookie that came with a response."""
+        name, _, rest = response.headers.get("set-cookie", "").partition("=")
+        if name == "session":
+            if token := rest.partition(";")[0]:
+                self.cookies[user] = token
+            else:
+                self.cookies.pop(user, None)
+
+
+METRICS = {
+    "sessions_begun": "sessions that users began, again too",
+    "sessions_lost": "sessions that a server was asked for and did not know (any more)",
+    "sessions_held": "sessions in the memory of the server that holds most, after the load",
+    "longest_cookie": "longest cookie that a browser sent, in bytes",
+}
+"""What ``observe_sessions`` measures: metrics of architectures."""
+
+
+async def observe_sessions(x: Any, servers: int) -> tuple[dict[str, Any], list[Verdict]]:
+    """What browsers have seen, and what so many servers hold."""
+    seen = await x.client.seen()
+    held = await gather(*(x.at(f"server-{i}", SessionServer).held() for i in range(servers)))
+    figures = (seen.begun, seen.lost, max(held), seen.longest_cookie)
+    return dict(zip(METRICS, figures)), []
+
+
+# -- signatures ---------------------------------------------------------------------------------------------
+
+
+class Signer:
+    """Signs what is given to browsers, so that it comes back as it was (HMAC-SHA256: RFC 2104)."""
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+
+    def tag(self, text: str) -> str:
+        """What only who has the key can compute of a text."""
+        return _text(hmac.digest(self.key, text.encode(), hashlib.sha256))
+
+    def copy(self, session: Session) -> str:
+        """A session as a text for cookies and headers."""
+        return _text(msgspec.json.encode(session))
+
+    def read(self, copy: str, tag: str) -> Session:
+        """The session in a copy, if the tag is its own; ``Forged`` otherwise."""
+        # Compared in constant time, and before anything of it is believed.
+        if not hmac.compare_digest(self.tag(copy).encode(), tag.encode()):
+            raise Forged("the signature does not fit")
+        return msgspec.json.decode(urlsafe_b64decode(copy + "=" * (-len(copy) % 4)), type=Session)
+
+
+def _text(data: bytes) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+class KeyKeeper(Node):
+    """Draws the key that all servers sign with, and tells it to those that start."""
+
+    async def start(self) -> None:
+        self.key = self.disk.get("key", bytes, b"")
+        if not self.key:
+            self.key = self.secret(32)
+            self.disk.put("key", self.key)
+            await self.disk.sync()
+
+    @rpc
+    async def signing_key(self) -> bytes:
+        """The key."""
+        return self.key
+
+
+async def signer(node: Node, keeper: KeyKeeper) -> Signer:
+    """A signer with the servers' key; waits for as long as the keeper is down."""
+    while True:
+        try:
+            return Signer(await keeper.signing_key())
+        except Failure:
+            await node.sleep(0.1)
