@@ -8,7 +8,7 @@ import statistics
 import pytest
 from small_systems import Draw, Server, Well
 
-from polyarch.core import Refused
+from polyarch.core import Refused, gather
 from polyarch.experiment.load import Load, LoadResult
 from polyarch.experiment.run import Question, Trial, latency_of, load_of, run
 
@@ -136,4 +136,17 @@ def test_a_task_that_is_done_can_be_awaited_with_thousands_of_others_and_its_fai
             return total, refused.detail
 
     assert trial.perform(count) == (sum(range(4999)), "the last one")
+    trial.close()
+
+
+def test_a_task_may_wait_a_thousand_times_for_others_that_are_done_at_once():
+    trial = Trial(Question(Well(), Draw()))
+
+    async def count(x):
+        async def one(number):
+            return number
+
+        return sum([sum(await gather(one(n), one(-n), one(1))) for n in range(3000)])
+
+    assert trial.perform(count) == 3000
     trial.close()

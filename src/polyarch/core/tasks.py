@@ -124,7 +124,16 @@ class Task:
             self._wait(waiting)
 
     def _wait(self, waiting: Any) -> None:
-        if isinstance(waiting, Suspension):
+        while type(waiting) is _Self:  # in a loop: it may ask a thousand times without waiting once
+            try:
+                waiting = self.coroutine.send(self)
+            except StopIteration as stop:
+                return self.finish(stop.value)
+            except Exception as error:
+                return self.fail(error)
+        if type(waiting) is tuple:
+            self.env.call(self, *waiting)
+        elif isinstance(waiting, Suspension):
             waiting.suspend(self)
         else:
             self.env.wait_foreign(self, waiting)
