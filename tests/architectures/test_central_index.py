@@ -54,6 +54,8 @@ def test_what_nobody_has_published_is_not_found() -> None:
         session.perform(lambda x: x.client.lookup("nobody has this"))
     with pytest.raises(BadArguments):
         session.perform(lambda x: x.client.lookup(("no", "key")))
+    with pytest.raises(BadArguments, match="is not of 32 bits"):
+        session.perform(lambda x: x.client.lookup(1 << 32))
 
 
 def test_nothing_is_found_without_the_index_and_everything_when_it_is_back() -> None:

@@ -227,8 +227,11 @@ def test_who_has_left_is_no_member_and_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 7])
-def test_in_a_small_overlay_everybody_knows_everybody_and_hears_everything(nodes: int) -> None:
-    overlay = CyclonOverlay(nodes=nodes)
+@pytest.mark.parametrize("formation", ["joined", "converged"])
+def test_in_a_small_overlay_everybody_knows_everybody_and_hears_everything(
+    nodes: int, formation: Any
+) -> None:
+    overlay = CyclonOverlay(nodes=nodes, formation=formation)
     session = SimSession(overlay, seed=nodes)
 
     async def experiment(x: Experimenter) -> tuple[Any, list[Account]]:
@@ -286,6 +289,21 @@ def test_who_has_crashed_is_a_member_again_even_if_all_have(victims: list[str]) 
 def test_its_laws_hold_at_other_sizes(law: type[Law], setting: dict[str, int]) -> None:
     record = check(law, given=setting)
     assert record.holds, record.wrong
+
+
+def test_who_comes_back_joins_whatever_the_formation_was() -> None:
+    session = SimSession(CyclonOverlay(nodes=10, view=4, shuffle=2, cycle=0, formation="converged"))
+
+    async def experiment(x: Experimenter) -> tuple[int, int]:
+        await x.control.crash("peer-3")
+        await x.control.restart("peer-3")
+        at_first = len(nodes_of(session)["peer-3"].made)
+        await x.sleep(2)
+        return at_first, len(nodes_of(session)["peer-3"].made)
+
+    at_first, joined = session.perform(experiment)
+    assert at_first == 0
+    assert joined > 0
 
 
 @pytest.mark.local

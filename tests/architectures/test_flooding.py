@@ -272,7 +272,7 @@ def test_what_is_there_is_found_and_an_expanding_ring_asks_fewer(ring: int) -> N
     async def experiment(x: Experimenter) -> tuple[bool, float]:
         answers = [await x.client.lookup(key) for key in keys]
         measured, _ = await architecture.observe(x)
-        return right(x, answers, keys, 200, 10), measured["messages per search"]
+        return right(x, answers, keys, 200, 10), measured["messages_per_search"]
 
     all_right, messages = run(architecture, experiment)
     assert all_right

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from polyarch.architectures.multicast import GROUP, Multicast
+from polyarch.architectures.multicast import GROUP, Member, Multicast
+from polyarch.blocks.broadcast import News
 from polyarch.blocks.ring import identifier
-from polyarch.core import Done
+from polyarch.core import Done, Refused, settle
 from polyarch.jobs.broadcast import Broadcast, text
-from polyarch.jobs.lookup import Member, Responsible
+from polyarch.jobs.lookup import Member as Listed
+from polyarch.jobs.lookup import Responsible
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.session import SimSession
@@ -72,7 +74,7 @@ def test_the_root_is_the_peer_that_is_responsible_for_the_group() -> None:
         await architecture.ready(x)
         return [a for a, p in (await architecture.positions(x)).items() if not p.parent]
 
-    members = [Member(identifier(f"peer-{i}", 32), f"peer-{i}", 1) for i in range(NODES)]
+    members = [Listed(identifier(f"peer-{i}", 32), f"peer-{i}", 1) for i in range(NODES)]
     assert session.perform(experiment) == [Responsible(32, members).of(GROUP).address]
 
 
@@ -123,6 +125,23 @@ def test_when_parents_die_their_children_find_others_and_catch_up(victims: str) 
 
 def test_without_catching_up_what_a_dead_parent_should_have_passed_on_is_lost() -> None:
     assert missed(0, "inner") > 0
+
+
+@pytest.mark.parametrize("overlay", ["chord", "pastry"])
+def test_who_is_alone_all_of_a_sudden_refuses_or_becomes_the_root(overlay: str) -> None:
+    architecture = Multicast(nodes=2, overlay=overlay)
+    session = SimSession(architecture, seed=1)
+
+    async def experiment(x: Experimenter) -> list[Any]:
+        await architecture.ready(x)
+        root = next(a for a, p in (await architecture.positions(x)).items() if not p.parent)
+        (other,) = {"peer-0", "peer-1"} - {root}
+        await x.control.crash(root)
+        return await settle(x.at(other, Member).publish(News(1, "text")))
+
+    (outcome,) = session.perform(experiment)
+    assert outcome is None or isinstance(outcome, Refused)
+    assert not session.kernel.bugs
 
 
 @pytest.mark.local

@@ -278,9 +278,10 @@ def test_bad_questions_get_clear_answers() -> None:
             session.perform(partial(ask, key=key))
     with pytest.raises(ValueError, match="two of 300 nodes have the same identifier"):
         SimSession(PastryOverlay(nodes=300, bits=8))
-    for wrong_ in ({"b": 3}, {"leaves": 5}):
-        with pytest.raises(ValueError, match="must be a multiple of"):
-            SimSession(PastryOverlay(nodes=4, **wrong_))
+    with pytest.raises(ValueError, match="--bits 32: it must be a multiple of --b 3"):
+        SimSession(PastryOverlay(nodes=4, b=3))
+    with pytest.raises(ValueError, match="--leaves 5: it must be even"):
+        SimSession(PastryOverlay(nodes=4, leaves=5))
 
 
 def test_an_overlay_without_members_refuses_and_hangs_nothing() -> None:

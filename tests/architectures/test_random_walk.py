@@ -79,7 +79,7 @@ def test_more_walkers_are_quicker_and_not_cheaper() -> None:
         async def experiment(x: Experimenter, architecture: Any = architecture) -> tuple[float, float]:
             answers = await lookups(x)
             measured, _ = await architecture.observe(x)
-            return fmean(a.hops for a in answers if isinstance(a, Holder)), measured["messages per search"]
+            return fmean(a.hops for a in answers if isinstance(a, Holder)), measured["messages_per_search"]
 
         figures[walkers] = run(architecture, experiment)
     assert figures[16][0] < figures[1][0] / 5

@@ -214,7 +214,7 @@ class Averaging(Architecture):
     family = "peer-to-peer"
     source = "Jelasity, Montresor, Babaoglu, Gossip-based aggregation, ACM TOCS 23(3), 2005"
     jobs = (Aggregate,)
-    claims = ("no single point of failure", "the error falls by 0.55 in a cycle, whatever N")
+    claims = ("no single point of failure", "the error falls to 0.55 of it in a cycle, whatever N")
     metrics = {
         "spread": "standard deviation of the members' results",
         "error": "of the mean of the members' results: what was lost of the sum",
@@ -239,7 +239,9 @@ class Averaging(Architecture):
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
         readings = (await x.client.results()).of
-        n = len(readings) or 1
+        if not readings:
+            return {}, []
+        n = len(readings)
         mean = sum(r.estimate for r in readings) / n
         spread = (sum((r.estimate - mean) ** 2 for r in readings) / n) ** 0.5
         return {"spread": spread, "error": abs(mean - sum(r.value for r in readings) / n)}, []

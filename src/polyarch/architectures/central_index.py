@@ -19,7 +19,18 @@ from typing import Any
 
 from polyarch.blocks.overlay import TALLY, NotAMember, OverlayClient, Participant, figures
 from polyarch.blocks.ring import identifier
-from polyarch.core import Architecture, Failure, Record, Refused, System, Verdict, parameter, rpc, settle
+from polyarch.core import (
+    Architecture,
+    BadArguments,
+    Failure,
+    Record,
+    Refused,
+    System,
+    Verdict,
+    parameter,
+    rpc,
+    settle,
+)
 from polyarch.jobs.lookup import Holder, Lookup, NotFound, holders, place_of
 
 BITS = 32
@@ -146,6 +157,8 @@ class Peer(Participant):
     async def search(self, place: int) -> Found:
         """Find a peer that holds a key."""
         self.handled += 1
+        if place >> BITS:
+            raise BadArguments(f"the key {place} is not of {BITS} bits")
         if not self.member:
             raise NotAMember(self.address)
         try:

@@ -60,10 +60,11 @@ class Cyclon(ViewKeeper):
         # The view: neighbour -> the cycle of ours in which its link was made.  So links age by themselves.
         self.made: dict[str, int] = {}
         self.cycles = 0
-        if self.random_views:
+        if self.random_views and not self.restarted:
             drawn = self.random.sample(self.addresses, min(self.capacity + 1, len(self.addresses)))
             others = [a for a in drawn if a != self.address][: self.capacity]
             self.made = {a: -self.random.below(self.capacity) for a in others}
+            self.entered = True
         else:
             self.spawn(self.enter())
         if self.cycle:

@@ -69,8 +69,7 @@ class Flooding(Unstructured):
 
     async def flood(self, key: int, ttl: int) -> Holder:
         """The first hit; ``Timeout`` when a query and its hits must have come as far as they can."""
-        search = self.random.bits64()
-        self.heard[search] = ""  # if it comes round to us, it is a duplicate
+        search = self.new_search()
         found: Future[Holder] = self.future()
         self.waiting[search] = found
         for n in self.neighbours:

@@ -176,9 +176,11 @@ class Member(Teller):
     @rpc(timeout=4.0)
     async def climb(self, news: News, hops: int) -> None:
         """Carry a message up to the root, from which it comes down; answered when it is there."""
-        self.belongs_or_refuse()
+        if hops > DEEPEST:
+            raise Astray(f"after {hops} hops at {self.address}")
         self.sent += hops > 0  # the answer
         for _ in range(8):
+            self.belongs_or_refuse()  # it may have lost all whom it knew
             n = self.toward(GROUP)
             if n is None:
                 if hops:
@@ -190,8 +192,6 @@ class Member(Teller):
                 return await self.at(n, Member).climb(news, hops + 1)
             except Failure as failure:
                 await self.doubt(n, failure)
-            if hops == DEEPEST:
-                break
         raise Astray(self.address)
 
     @oneway

@@ -349,17 +349,16 @@ class PastryOverlay(Architecture):
     formation: Literal["joined", "converged"] = parameter("joined", "join one by one, or start stable")
     arrival: float = parameter(0.05, "time between two joins", least=0, unit="s")
 
-    @property
-    def not_borne(self) -> tuple[str, ...]:
-        """Who is not heard is taken for dead, and who was parted stays parted."""
-        return ("crash", "torn", "pause", "partition", "loss", "delay")
+    not_borne = ("crash", "torn", "pause", "partition", "loss", "delay")  # who is silent is taken for dead
 
     def disclaims_under(self, faults: Sequence[str]) -> tuple[str, ...]:
         return DISCLAIMED if faults else ()
 
     def build(self, system: System) -> None:
-        if self.bits % self.b or self.leaves % 2:
-            raise ValueError(f"--bits ({self.bits}) must be a multiple of --b ({self.b}), and --leaves even")
+        if self.bits % self.b:
+            raise ValueError(f"--bits {self.bits}: it must be a multiple of --b {self.b}")
+        if self.leaves % 2:
+            raise ValueError(f"--leaves {self.leaves}: it must be even, half of them on each side")
         addresses = system.addresses("peer", self.nodes)
         ring = ring_of(addresses, self.bits)
         common: dict[str, Any] = {"bits": self.bits, "replicas": self.replicas, "addresses": addresses}

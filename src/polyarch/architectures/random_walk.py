@@ -75,8 +75,7 @@ class RandomWalk(Unstructured):
         if here:
             self.found += 1
             return Holder(here)
-        search = self.random.bits64()
-        self.heard[search] = ""
+        search = self.new_search()
         self.walking[search] = self.walkers
         found: Future[Holder] = self.future()
         self.waiting[search] = found

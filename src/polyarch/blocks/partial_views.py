@@ -59,10 +59,10 @@ class ViewKeeper(Teller):
 
     async def enter(self) -> None:
         """Become a member.  The first of ``addresses`` is one; the others join one after another, each
-        through one of those before it.  Who was a member before a crash joins through anybody; if all have
-        crashed, the first begins anew."""
+        through one of those before it.  Who has been away joins through anybody; if all have, the first
+        begins anew."""
         contacts = len(self.addresses)
-        if not self.disk.get("joined", bool, False):
+        if not self.restarted:
             contacts = self.addresses.index(self.address)
             await self.sleep(self.arrival * contacts)
         alone = _TRIES if self.address == self.addresses[0] else inf
@@ -71,8 +71,6 @@ class ViewKeeper(Teller):
             alone -= 1
         self.entered = True
         self.since = self.now
-        self.disk.put("joined", True)
-        await self.disk.sync()
 
     async def find(self, contacts: int | None = None) -> None:
         """Try to join (again) through one of the first so many of ``addresses``, or of all."""

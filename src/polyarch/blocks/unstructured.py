@@ -47,11 +47,11 @@ Kind = Literal["random", "scale-free", "regular"]
 
 SEARCHES = {
     **TALLY,
-    "messages per search": "search messages that peers handled, for each search",
-    "messages per hit": "the same, for each search that found somebody",
+    "messages_per_search": "search messages that peers handled, for each search",
+    "messages_per_hit": "the same, for each search that found somebody",
     "coverage": "mean share of all peers that a search asked",
     "duplicates": "share of the questions that came to peers who had had them already",
-    "largest component": "share of all peers that are in the largest connected part of the overlay",
+    "largest_component": "share of all peers that are in the largest connected part of the overlay",
 }
 """What ``UnstructuredOverlay.observe`` measures."""
 
@@ -318,17 +318,26 @@ class Unstructured(Participant):
         """Whether this peer has the key."""
         return self.address in holders(key, self.plan.addresses, self.copies)
 
+    def new_search(self) -> int:
+        """A number for a search that begins here; if it comes round to us, it is a duplicate."""
+        search = self.random.bits64()
+        self.remember(search, "")
+        return search
+
     def first_time(self, search: int, sender: str) -> bool:
         """Whether a search was not heard of yet; remembers it, and who told."""
         self.asked += 1
         if search in self.heard or search in self.heard_before:
             self.repeated += 1
             return False
+        self.remember(search, sender)
+        return True
+
+    def remember(self, search: int, sender: str) -> None:
         if self.now >= self.period_ends:
             self.heard_before, self.heard = self.heard, {}
             self.period_ends = self.now + self.memory
         self.heard[search] = sender
-        return True
 
     def heard_from(self, search: int) -> str:
         """Who told of a search first: the way back to who began it.  Empty if it is forgotten."""
@@ -403,14 +412,14 @@ class UnstructuredOverlay(Architecture):
             for name in ("handled", "asked", "repeated", "searches", "found")
         )
         if searches:
-            measured["messages per search"] = handled / searches
+            measured["messages_per_search"] = handled / searches
             measured["coverage"] = (asked - repeated) / searches / self.nodes
         if found:
-            measured["messages per hit"] = handled / found
+            measured["messages_per_hit"] = handled / found
         if asked:
             measured["duplicates"] = repeated / asked
         graph = await links_held(x, addresses)
-        measured["largest component"] = len(components(graph)[0]) / self.nodes
+        measured["largest_component"] = len(components(graph)[0]) / self.nodes
         absent = done.count(None)
         detail = f"{self.nodes - absent} of {self.nodes} peers answer"
         return measured, [Verdict("all peers are there", not absent, detail)]
