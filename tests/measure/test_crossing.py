@@ -20,9 +20,7 @@ def series(places, curve, *, noise=0.0, runs=5, seed=0):
 
 def test_two_power_laws_cross_where_they_do_however_few_places_there_are():
     places = [64, 4096]
-    (found,) = crossings(
-        places, series(places, lambda n: n), series(places, lambda n: 40 * n**0.5), rng()
-    )
+    (found,) = crossings(places, series(places, lambda n: n), series(places, lambda n: 40 * n**0.5), rng())
     assert found.at == pytest.approx(1600)
     assert (found.low, found.high) == (pytest.approx(1600), pytest.approx(1600))
     assert found.rises
