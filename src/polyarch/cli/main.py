@@ -31,6 +31,7 @@ from polyarch.cli.laws import laws_
 from polyarch.cli.options import BadUse, check_file, check_load, check_question
 from polyarch.cli.scale import scale_
 from polyarch.cli.verify import verify_
+from polyarch.core.dns import Dns
 from polyarch.core.http import Http
 from polyarch.core.job import Job
 from polyarch.core.node import config_of
@@ -303,16 +304,20 @@ def _serve(question: Question, port: int, duration: float | None, json: str | No
     question.architecture.build(system)
     front = _front(system)
     if front is None:
-        raise BadUse(f"{type(question.architecture).name} has no front that speaks HTTP")
+        raise BadUse(f"{type(question.architecture).name} has no front that speaks HTTP or DNS")
     if not 0 <= port < 65536:
         raise BadUse(f"--port takes a number from 0 to 65535, not {port}")
     question.options["http_ports"] = {front: port}
     trial = Trial(question)
     session: Any = trial.session
     try:
-        address = session.http_address(front)
+        address = session.http_address(front) + "/"
         what = f"{type(question.architecture).name} serves {type(question.job).name}"
-        sys.stdout.write(f"{what} at {address}/\n")
+        if (example := _dns_example(system, front)) is not None:
+            address = address.strip("/").rpartition("/")[2]
+            host, _, number = address.partition(":")
+            address += f" by DNS: dig @{host} -p {number} {example}"
+        sys.stdout.write(f"{what} at {address}\n")
         sys.stdout.write("press Ctrl-C to end it\n" if duration is None else f"for {duration:g} s\n")
         sys.stdout.flush()
         with contextlib.suppress(KeyboardInterrupt):
@@ -325,13 +330,23 @@ def _serve(question: Question, port: int, duration: float | None, json: str | No
 
 
 def _front(system: System) -> str | None:
-    """The address of what the clients speak HTTP with."""
+    """The address of what the clients speak HTTP with, or else ask for names."""
     assert system.client is not None
     for wire in config_of(system.client)[1].values():
         if isinstance(wire, Http):
             target = system.wired(wire, None, 0)
             return target if isinstance(target, str) else wire.address
+    for role in system.roles.values():  # nothing stands before the servers but their name
+        if isinstance(role.nodes[0], Dns):
+            return system.addresses(role.nodes[0])[0]
     return None
+
+
+def _dns_example(system: System, front: str) -> str | None:
+    """What to ask a front that speaks DNS; None: it speaks something else."""
+    role, _ = system.role_of(front)
+    node = role.nodes[0] if role is not None else None
+    return type(node).example if isinstance(node, Dns) else None
 
 
 # -- the way in -----------------------------------------------------------------------------------------

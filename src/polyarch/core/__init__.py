@@ -1,6 +1,7 @@
 """What the author of a node, a job or an architecture sees: import it from here."""
 
 from polyarch.core.disk import Disk
+from polyarch.core.dns import Dns, DnsQuery, DnsRecord, DnsReply
 from polyarch.core.errors import (
     BadArguments,
     Broken,
@@ -30,6 +31,10 @@ __all__ = [
     "Component",
     "Conflict",
     "Disk",
+    "Dns",
+    "DnsQuery",
+    "DnsRecord",
+    "DnsReply",
     "Done",
     "Env",
     "Failure",

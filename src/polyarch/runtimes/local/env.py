@@ -15,7 +15,7 @@ from polyarch.core.randomness import Random
 from polyarch.core.tasks import Ledger, Suspension, Task, Timer
 from polyarch.core.wire import HEADER, MAX_FRAME, ONEWAY, REQUEST, UNSENDABLE, encode
 from polyarch.runtimes.local.disk import LocalDisk
-from polyarch.runtimes.local.http_links import HttpCaller
+from polyarch.runtimes.local.http_links import Caller
 from polyarch.runtimes.local.threads import LocalThread, OwnThread, compute
 from polyarch.runtimes.local.transport import Connection
 
@@ -171,6 +171,9 @@ class LocalEnv(Env):
         if method.name == "http":
             process.http.call(task, token, to, arguments[0], patience)
             return
+        if method.name == "dns":
+            process.dns.call(task, token, to, arguments[0], patience)
+            return
         process.calls = call = process.calls + 1
         ledger = task.ledger
         depth = 0 if ledger is None else task.depth + 1
@@ -254,7 +257,7 @@ class LocalEnv(Env):
 
     def answer(self, task: Task, value: Any) -> None:
         """A handler that had suspended has returned."""
-        if isinstance(task.caller, HttpCaller):
+        if isinstance(task.caller, Caller):
             task.caller.answer(task, value)
         else:
             back = task.caller if isinstance(task.caller, Connection) else None
@@ -262,7 +265,7 @@ class LocalEnv(Env):
 
     def answer_failure(self, task: Task, error: Failure) -> None:
         """A handler that had suspended has failed."""
-        if isinstance(task.caller, HttpCaller):
+        if isinstance(task.caller, Caller):
             task.caller.fail(error)
         else:
             back = task.caller if isinstance(task.caller, Connection) else None

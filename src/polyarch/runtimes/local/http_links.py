@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import abc
+import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,15 +19,21 @@ if TYPE_CHECKING:
     from polyarch.runtimes.local.env import LocalEnv
     from polyarch.runtimes.local.process import LocalProcess
 
-__all__ = ["HttpCaller", "HttpLinks", "http_handler"]
+__all__ = ["Caller", "HttpCaller", "HttpLinks", "http_handler"]
 
 _ACCOUNT = "polyarch-account"
 """Header of a request whose costs are counted: its depth."""
 _COST = "polyarch-cost"
 """Header of its response: messages, bytes and depth of what it took."""
+_COSTS = re.compile(rb"(\d{1,15}),(\d{1,15}),(\d{1,9})")
+_DEPTH = re.compile(r"[0-9]{1,9}")
 _HOP_BY_HOP = frozenset(
-    (_ACCOUNT, "host", "connection", "content-length", "keep-alive", "transfer-encoding", "accept-encoding")
+    (
+        *(_ACCOUNT, "host", "connection", "content-length", "keep-alive", "transfer-encoding"),
+        *("accept-encoding", "expect", "proxy-connection", "te", "trailer", "upgrade"),
+    )
 )
+"""Request headers that are between two neighbours (RFC 9110, 7.6.1), and not the application's."""
 
 
 class HttpLinks:
@@ -47,6 +55,8 @@ class HttpLinks:
             pool = self._pools[to] = HttpPool("127.0.0.1", port, limit=256, reads_headers=True)
         place = process.places.get(to, to)
         ledger = task.ledger
+        # HEAD is GET without the answer's body, whose length our server wants to tell.
+        method = "GET" if request.method == "HEAD" else request.method
         headers = dict(request.headers)
         if ledger is not None:
             headers[_ACCOUNT] = str(task.depth + 1)
@@ -63,8 +73,8 @@ class HttpLinks:
             if ledger is not None:
                 ledger.messages += 1 if failure else 2
                 ledger.bytes += exchange.sent + exchange.received
-                if exchange.cost:
-                    messages, size, depth = map(int, exchange.cost.split(b","))
+                if costs := _COSTS.fullmatch(exchange.cost):
+                    messages, size, depth = map(int, costs.groups())
                     ledger.messages += messages
                     ledger.bytes += size
                     task.depth = max(task.depth, depth)
@@ -81,7 +91,7 @@ class HttpLinks:
             nonlocal exchange
             # One request and no more: the pool's own timeout is the call's.
             exchange = pool.request(
-                request.method, request.target, request.body, head, done, min(timeout_ns * 1e-9, 3600.0)
+                method, request.target, request.body, head, done, min(timeout_ns * 1e-9, 3600.0)
             )
             process.count(len(request.body) + len(request.target) + 80, "http", place)
 
@@ -99,7 +109,21 @@ class HttpLinks:
             await pool.close()
 
 
-class HttpCaller:
+class Caller(abc.ABC):
+    """Whoever asked by a protocol that is not ours: the caller of a handler's task."""
+
+    __slots__ = ()
+
+    @abc.abstractmethod
+    def answer(self, task: Task, result: Any) -> None:
+        """Answer with what the handler returned."""
+
+    @abc.abstractmethod
+    def fail(self, error: Failure) -> None:
+        """Answer with the handler's failure."""
+
+
+class HttpCaller(Caller):
     """Whoever asked over HTTP."""
 
     __slots__ = ("accounted", "respond")
@@ -116,7 +140,11 @@ class HttpCaller:
         headers = dict(response.headers)
         if self.accounted and task.ledger is not None:
             headers[_COST] = f"{task.ledger.messages},{task.ledger.bytes},{task.depth + 1}"
-        self.respond(response.status, response.body, response.content_type, encode_headers(headers))
+        try:
+            self.respond(response.status, response.body, response.content_type, encode_headers(headers))
+        except (TypeError, ValueError) as error:  # it is not what HTTP can say
+            task.env.bug(error)
+            self.respond(500)
 
     def fail(self, error: Failure) -> None:
         """Answer with the handler's failure."""
@@ -130,8 +158,10 @@ def http_handler(env: LocalEnv) -> Callable[..., None]:
 
     def handler(method: str, target: str, headers: Any, body: bytes, respond: Respond) -> None:
         account = headers.get(_ACCOUNT)
-        depth = int(account) if account and account.isdigit() else 0
+        depth = int(account) if account and _DEPTH.fullmatch(account) else 0
         kept = {n: v for n, v in headers.items() if n not in _HOP_BY_HOP}
+        for name in headers.get("connection", "").lower().split(","):
+            kept.pop(name.strip(), None)  # its sender says that it is for us alone
         request = Request(method, target, body, kept)
 
         def handle() -> None:

@@ -13,10 +13,11 @@ import random
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from polyarch.core.dns import Dns
 from polyarch.core.errors import Broken, Failure, Timeout, TooLarge, Unreachable, failure_from_wire
 from polyarch.core.http import Http
 from polyarch.core.messages import FOREVER_NS, Method
@@ -67,7 +68,7 @@ class LocalProcess:
         self.ports: dict[str, int] = {}
         """Where each process listens for frames."""
         self.http_ports: dict[str, int] = {}
-        """Where each node that speaks HTTP listens."""
+        """Where each node that speaks HTTP (or DNS) listens."""
         self.rules: list[Rule] = []
         self.calls = BASE
         self.bytes = 0
@@ -90,7 +91,7 @@ class LocalProcess:
         self.timers = Timers(self.event)
         self.http = HttpLinks(self)
         self._kept: set[asyncio.Task[Any]] = set()
-        self._servers: list[HttpServer] = []
+        self._servers: list[Any] = []
         self._listener: asyncio.Server | None = None
 
     # -- events -----------------------------------------------------------------------------------------
@@ -165,17 +166,23 @@ class LocalProcess:
         def serve(port: int) -> Awaitable[asyncio.Server]:
             return self.loop.create_server(lambda: Connection(self), "127.0.0.1", port, backlog=1024)
 
-        async def serve_http(env: LocalEnv, port: int) -> HttpServer:
-            server = HttpServer(http_handler(env), port=port)
+        async def serve_foreign(env: LocalEnv, port: int) -> Any:
+            server: Any
+            if isinstance(env.declared, Dns):
+                from polyarch.runtimes.local.dns_links import DnsServer  # 15 ms that few need
+
+                server = DnsServer(env, port)
+            else:
+                server = HttpServer(http_handler(env), port=port)
             await server.start()
             return server
 
         self._listener = await _at_a_port(serve, port)
         self.ports[self.name] = self._listener.sockets[0].getsockname()[1]
         for address, env in self.envs.items():
-            if isinstance(env.declared, Http):
+            if isinstance(env.declared, Http | Dns):
                 given = (http_ports or {}).get(address, 0)
-                server = await _at_a_port(lambda port, env=env: serve_http(env, port), given)  # type: ignore[misc]
+                server = await _at_a_port(lambda port, env=env: serve_foreign(env, port), given)  # type: ignore[misc]
                 self._servers.append(server)
                 self.http_ports[address] = server.port
 
@@ -200,6 +207,13 @@ class LocalProcess:
         self.ready.extend((handle, ()) for handle in waiting)
 
     # -- frames -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def dns(self) -> Any:
+        """Questions to nodes that answer DNS."""
+        from polyarch.runtimes.local.dns_links import DnsLinks
+
+        return DnsLinks(self)
 
     def endpoint(self, name: str) -> tuple[str, int]:
         """Where a process listens; LookupError if there is none of that name."""
@@ -451,6 +465,8 @@ class LocalProcess:
         for link in self._links.values():
             link.close()
         await self.http.close()
+        if "dns" in self.__dict__:
+            await self.dns.close()
         for server in self._servers:
             await server.close(0.2)
         if self._listener is not None:

@@ -360,9 +360,9 @@ class DetailedEnv(SimEnv):
 
 
 def _size(method: Method, value: Any, frame: tuple[Any, ...]) -> int:
-    """Bytes that a message takes on the wire: as HTTP for what is HTTP, as a frame for the rest;
+    """Bytes that a message takes on the wire: as HTTP or DNS for what is that, as a frame for the rest;
     ``Refused`` if it cannot leave."""
-    if method.name == "http":
+    if method.name == "http" or method.name == "dns":
         part = value[0] if type(value) is tuple else value
         wire_size = getattr(part, "wire_size", None)
         if wire_size is not None:
