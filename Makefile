@@ -32,7 +32,7 @@ demo: $(INSTALLED)
 	$(BIN)/polyarch compare shop --on local --report out/report --json out/compare.json
 
 test: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 seeds: $(INSTALLED_DEV)
 	POLYARCH_SEEDS=10000 $(BIN)/python -m pytest -s tests/architectures/test_clean_seeds.py
