@@ -1,22 +1,112 @@
-"""An application-layer switch: spreads HTTP requests over several servers.
+"""An application-layer switch: spreads HTTP requests over several servers, by what is in them.
 
-It tries another server only if the first was certainly not reached: whatever else fails may have happened,
-and only its client knows whether it may be asked for twice.  Health is passive: a server that could not
-be reached, or did not answer, is left alone for a while, unless there is no other.
+*Where to.*  Branches are for requests of one kind (by path, header, cookie or content) and have backends of
+their own; among a branch's backends a policy of ``blocks/balancing.py`` chooses.
+
+*What is tried again.*  A server that could not be reached has not begun: another one is tried, always.  One
+that refused as overloaded (503) has not begun either, and one whose connection broke may have: another is
+tried for 503, and after a break for requests that are safe to repeat (GET, HEAD), as long as there is a
+*budget* of so many retries for a request; without one, retries would multiply the load that made them
+necessary.  Whatever else fails may have happened, and only its client knows whether to ask twice.
+
+*Health* is passive, a circuit breaker: a server that failed ``failures`` times in a row is left alone for a
+while (unless there is no other); then one request tries it, and the others follow when that one was answered.
+With ``check_seconds`` servers are asked actively too.
+
+*Hedging* (Dean and Barroso, "The tail at scale", CACM 56(2), 2013): a safe request that has no answer after
+``hedge_seconds`` is sent to a second server too, and the first answer counts.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from typing import Literal
 
-from polyarch.core import Http, Request, Response, Timeout, Unreachable
+from polyarch.blocks.balancing import Balancer, PolicyName, balancer
+from polyarch.core import (
+    Broken,
+    Failure,
+    Future,
+    Http,
+    Overloaded,
+    Refused,
+    Request,
+    Response,
+    Timeout,
+    Unreachable,
+    first,
+    rpc,
+)
+from polyarch.core.http import failure_response
+from polyarch.core.records import Record
 
-__all__ = ["Policy", "Switch"]
+__all__ = ["SAFE", "Branch", "Counts", "Policy", "Switch"]
 
-Policy = Literal["random", "round_robin", "least_connections", "two_choices"]
-"""Which server gets a request: any; the next; the one with the fewest requests under way; the less busy of
-two drawn at random (Mitzenmacher, "The power of two choices", IEEE TPDS 12(10), 2001)."""
+Policy = PolicyName
+
+SAFE = ("GET", "HEAD")
+"""Requests that may be repeated: they change nothing (RFC 9110, 9.2.1)."""
+
+_UNSPENT = 10.0
+"""Retries that may be saved up: what a switch may do at once after a quiet time."""
+
+
+class Branch(Record):
+    """Requests of one kind, and the backends that they go to.  All of the conditions that are given hold."""
+
+    backends: tuple[str, ...]
+    path: str = ""
+    """The path begins so."""
+    header: str = ""
+    """``name: value``, the name in lower case."""
+    cookie: str = ""
+    """``name=value``"""
+    content: str = ""
+    """The body contains this."""
+
+    def takes(self, request: Request) -> bool:
+        """Whether a request is of this kind."""
+        if not request.target.startswith(self.path):
+            return False
+        if self.header:
+            name, _, value = self.header.partition(":")
+            if request.headers.get(name.strip()) != value.strip():
+                return False
+        if self.cookie and self.cookie not in cookies(request):
+            return False
+        return self.content.encode() in request.body
+
+
+def cookies(request: Request) -> list[str]:
+    """``name=value`` of each cookie."""
+    return [part.strip() for part in request.headers.get("cookie", "").split(";")]
+
+
+class Counts(Record):
+    """What a switch has done since it started."""
+
+    requests: int
+    retried: int
+    """Sent once more, to another server."""
+    hedged: int
+    """Sent to a second server before the first had answered."""
+    refused: int
+    """Not sent: no server, or no room in the queue."""
+    shunned: int
+    """How often a server was found to be ill."""
+
+
+class _Pool:
+    """The backends of one branch, their balancer, and who waits for one of them."""
+
+    def __init__(self, backends: Sequence[str], balance: Balancer) -> None:
+        self.balance = balance
+        self.waiting: deque[Future[str]] = deque()
+        self.change(backends)
+
+    def change(self, backends: Sequence[str]) -> None:
+        self.backends = tuple(backends)
+        self.balance.members(self.backends)
 
 
 class Switch(Http):
@@ -25,44 +115,257 @@ class Switch(Http):
     timeout = 5.0
     backends: tuple[str, ...]
     """Addresses of nodes that speak HTTP."""
+    branches: tuple[Branch, ...] = ()
+    """For special requests; the first that takes a request has it.  All others go to ``backends``."""
     policy: Policy = "round_robin"
+    weights: dict[str, float] = {}
+    """By address; 1 unless given."""
+    choices: int = 2
+    """How many servers ``two_choices`` draws."""
+    bound: float = 1.25
+    """Of ``consistent_hash``: no server has more than so many times the mean load."""
+    affinity: str = "target"
+    """What the key of hashing policies is: ``target``, ``content``, ``header NAME`` or ``cookie NAME``; of
+    a request that has none, its target."""
+    most: int = 0
+    """Requests that one backend has at a time, others wait here, in one queue for all; 0: no limit."""
+    queue: int = 10_000
+    """How many may wait; then it is refused as overloaded."""
+    failures: int = 1
+    """In a row, after which a backend is left alone."""
     shun_seconds: float = 0.5
     """How long a backend is left alone that could not be reached or did not answer."""
+    check_seconds: float = 0.0
+    """How often backends are asked whether they are there; 0: never."""
     backend_seconds: float = 4.5
     """How long a backend may take for its answer."""
+    retries: float = 0.2
+    """Budget: retries and hedges for each request, on average."""
+    hedge_seconds: float = 0.0
+    """After which a second server is asked; 0: never."""
 
     async def start(self) -> None:
-        self.under_way = dict.fromkeys(self.backends, 0)
-        self.shunned_until = dict.fromkeys(self.backends, 0.0)
-        self.turn = 0
+        names = dict.fromkeys((*self.backends, *(b for branch in self.branches for b in branch.backends)))
+        self.under_way: dict[str, int] = dict.fromkeys(names, 0)
+        self.failed: dict[str, int] = dict.fromkeys(names, 0)
+        self.shunned_until: dict[str, float] = {}
+        self.to: dict[str, Http] = {}
+        self.pools = [(branch, self.pool(branch.backends)) for branch in self.branches]
+        self.others = self.pool(self.backends)
+        self.unspent = _UNSPENT
+        self.requests = self.retried = self.hedged = self.refused = self.shunned = 0
+        if self.check_seconds:
+            self.every(self.check_seconds, self.check_all)
+
+    def pool(self, backends: Sequence[str]) -> _Pool:
+        made = balancer(
+            self.policy, self.random, self.weights, choices=self.choices, bound=self.bound
+        )  # fmt: skip
+        return _Pool(backends, made)
+
+    # -- a request ------------------------------------------------------------------------------------------
 
     async def http(self, request: Request) -> Response:
-        tried: set[str] = set()
-        while len(tried) < len(self.backends):
-            backend = self.pick([b for b in self.backends if b not in tried])
-            tried.add(backend)
-            self.under_way[backend] += 1
+        self.requests += 1
+        self.unspent = min(_UNSPENT, self.unspent + self.retries)
+        pool = self.others
+        for branch, special in self.pools:
+            if branch.takes(request):
+                pool = special
+                break
+        key = self.key(request) if pool.balance.keyed else ""
+        if self.hedge_seconds and request.method in SAFE:
+            return await self.hedge(pool, request, key)
+        return await self.carry(pool, request, key, [])
+
+    def key(self, request: Request) -> str:
+        """What hashing policies look at."""
+        kind, _, name = self.affinity.partition(" ")
+        if kind == "content" and request.body:
+            return request.body.decode("latin-1")
+        if kind == "header":
+            return request.headers.get(name.lower(), request.target)
+        if kind == "cookie":
+            return next((c for c in cookies(request) if c.startswith(name + "=")), request.target)
+        return request.target
+
+    async def carry(self, pool: _Pool, request: Request, key: str, tried: list[str]) -> Response:
+        """To one backend, and to others as long as that is allowed.  ``tried``: it fills in where it went."""
+        kept: Response | None = None
+        while backend := await self.choose(pool, key, tried):
+            tried.append(backend)
             try:
-                return await self.at(backend, Http, timeout=self.backend_seconds).http(request)
+                response = await self.ask(backend, request)
             except Unreachable:
-                self.shunned_until[backend] = self.now + self.shun_seconds
-            except Timeout:
-                self.shunned_until[backend] = self.now + self.shun_seconds
+                continue
+            except Broken:
+                if request.method in SAFE and self.spare(pool, tried) and self.spend():
+                    self.retried += 1
+                    continue
                 raise
             finally:
-                self.under_way[backend] -= 1
+                self.release(pool, backend)
+            if response.status == 503 and self.spare(pool, tried) and self.spend():
+                self.retried += 1
+                kept = response
+                continue
+            return response
+        if kept is not None:
+            return kept
+        self.refused += 1
         raise Unreachable("no backend can be reached")
 
-    def pick(self, backends: Sequence[str]) -> str:
-        """One of these by the policy, among those that are well if there are any."""
-        well = [b for b in backends if self.shunned_until[b] <= self.now] or list(backends)
-        if self.policy == "round_robin":
-            self.turn += 1
-            return well[self.turn % len(well)]
-        if self.policy == "least_connections":
-            # Ties are broken at random: in order, the first would get all there is at low load.
-            least = min(self.under_way[b] for b in well)
-            return self.random.choice([b for b in well if self.under_way[b] == least])
-        if self.policy == "two_choices" and len(well) > 1:
-            return min(self.random.sample(well, 2), key=self.under_way.__getitem__)
-        return self.random.choice(well)
+    async def ask(self, backend: str, request: Request) -> Response:
+        """Send it, and learn from what comes of it."""
+        to = self.to.get(backend)
+        if to is None:
+            to = self.to[backend] = self.at(backend, Http, timeout=self.backend_seconds)
+        try:
+            response = await to.http(request)
+        except (Unreachable, Timeout):
+            self.blame(backend)
+            raise
+        except Overloaded as refusal:
+            response = failure_response(refusal)
+        if self.failed[backend] or backend in self.shunned_until:
+            self.failed[backend] = 0
+            self.shunned_until.pop(backend, None)
+        return response
+
+    async def hedge(self, pool: _Pool, request: Request, key: str) -> Response:
+        """To one backend, and if that takes long to a second one; the first answer counts."""
+        tried: list[str] = []
+        early: Future[None] = self.future()
+
+        async def at_once() -> Response:
+            try:
+                return await self.carry(pool, request, key, tried)
+            finally:
+                early.set(None)
+
+        async def later() -> Response:
+            try:
+                await early.within(self.hedge_seconds)
+            except Timeout:
+                if self.spare(pool, tried) and self.spend():
+                    self.hedged += 1
+                    return await self.carry(pool, request, key, list(tried))
+            raise Refused("no second request was needed")
+
+        return (await first(1, later(), at_once()))[0]
+
+    # -- which backend --------------------------------------------------------------------------------------
+
+    async def choose(self, pool: _Pool, key: str, tried: Sequence[str]) -> str:
+        """A backend, which has one request more under way from now on; empty if all were tried."""
+        usable = self.usable(pool, tried)
+        if not usable:
+            return ""
+        load = self.under_way
+        if self.most:
+            usable = [b for b in usable if load[b] < self.most]
+            if not usable:
+                return await self.wait(pool)
+        backend = pool.balance.pick(usable, load, key)
+        load[backend] += 1
+        if backend in self.shunned_until:
+            # It is on trial: nobody else goes there before this request was answered.
+            self.shunned_until[backend] = self.now + self.shun_seconds
+        return backend
+
+    def usable(self, pool: _Pool, tried: Sequence[str]) -> Sequence[str]:
+        """Those that were not tried, and are well if there are any."""
+        if not tried and not self.shunned_until:
+            return pool.backends
+        left = [b for b in pool.backends if b not in tried] if tried else pool.backends
+        until, now = self.shunned_until, self.now
+        return [b for b in left if until.get(b, 0.0) <= now] or left
+
+    def spare(self, pool: _Pool, tried: Sequence[str]) -> bool:
+        """Whether there is a backend that is well and was not tried."""
+        until, now = self.shunned_until, self.now
+        return any(b not in tried and until.get(b, 0.0) <= now for b in pool.backends)
+
+    def spend(self) -> bool:
+        """Take a retry out of the budget, if there is one."""
+        if self.unspent < 1:
+            return False
+        self.unspent -= 1
+        return True
+
+    async def wait(self, pool: _Pool) -> str:
+        """Wait in line for a backend that has room."""
+        if len(pool.waiting) >= self.queue:
+            self.refused += 1
+            raise Overloaded(f"{self.queue} requests wait already")
+        mine: Future[str] = self.future()
+        pool.waiting.append(mine)
+        try:
+            return await mine.within(self.backend_seconds)
+        except Timeout:
+            if mine.value is not None:  # at the last moment
+                return mine.value
+            pool.waiting.remove(mine)
+            self.refused += 1
+            raise Overloaded("no backend had room in time") from None
+
+    def release(self, pool: _Pool, backend: str) -> None:
+        """A request has ended there: the next one in line may go."""
+        if pool.waiting and backend in pool.backends and backend not in self.shunned_until:
+            pool.waiting.popleft().set(backend)
+            return
+        self.under_way[backend] -= 1
+        while pool.waiting and (free := self.with_room(pool)):
+            self.under_way[free] += 1
+            pool.waiting.popleft().set(free)
+
+    def with_room(self, pool: _Pool) -> str:
+        free = [b for b in self.usable(pool, ()) if self.under_way[b] < self.most]
+        return pool.balance.pick(free, self.under_way, "") if free else ""
+
+    # -- health, and who is there ---------------------------------------------------------------------------
+
+    def blame(self, backend: str) -> None:
+        """It could not be reached, or did not answer."""
+        self.failed[backend] += 1
+        if self.failed[backend] >= self.failures:
+            self.shunned += backend not in self.shunned_until
+            self.shunned_until[backend] = self.now + self.shun_seconds
+
+    async def check_all(self) -> None:
+        for backend in tuple(self.under_way):
+            self.spawn(self.check(backend))
+
+    async def check(self, backend: str) -> None:
+        """Any answer will do, a 404 too."""
+        try:
+            await self.ask(backend, Request("GET", "/"))
+        except Failure:
+            pass
+
+    @rpc
+    async def counts(self) -> Counts:
+        """What it has done."""
+        return Counts(self.requests, self.retried, self.hedged, self.refused, self.shunned)
+
+    @rpc
+    async def join(self, backend: str) -> None:
+        """A server has come: it gets requests from now on."""
+        self.under_way.setdefault(backend, 0)
+        self.failed.setdefault(backend, 0)
+        if backend not in self.others.backends:
+            self.others.change((*self.others.backends, backend))
+
+    @rpc(timeout=30.0)
+    async def leave(self, backend: str, patience: float = 10.0) -> int:
+        """A server wants to go: it gets no more requests.  Returns when it has none left, or when patience
+        is at an end: how many it then has."""
+        for pool in (self.others, *(pool for _, pool in self.pools)):
+            if backend in pool.backends:
+                if len(pool.backends) == 1:
+                    raise Refused(f"{backend} is the last one")
+                pool.change(tuple(b for b in pool.backends if b != backend))
+        deadline = self.now + patience
+        while self.under_way.get(backend, 0) and self.now < deadline:
+            await self.sleep(0.01)
+        return self.under_way.get(backend, 0)
