@@ -260,6 +260,8 @@ def test_bad_questions_get_clear_answers() -> None:
             session.perform(lambda x, key=key: ask(x, key))
     with pytest.raises(ValueError, match="two of 300 nodes have the same identifier"):
         SimSession(ChordRing(nodes=300, bits=8))
+    with pytest.raises(ValueError, match="--formation converged needs none"):
+        SimSession(ChordRing(stabilize=0))
 
 
 def test_the_check_sees_an_answer_that_names_another_member() -> None:

@@ -303,9 +303,9 @@ def test_parameters_out_of_range_are_refused() -> None:
     ("id", "given"),
     [
         ("EP-01", {"n": 64, "runs": 10}),
-        ("EP-02", {"n": 30, "runs": 10}),
+        ("EP-A", {"n": 30, "runs": 10}),
         ("EP-03", {"n": 500, "f": 5, "messages": 8}),
-        ("EP-05", {"n": 200, "cycles": 5}),
+        ("EP-C", {"n": 200, "cycles": 5}),
         ("EP-06", {"n": 200, "k": 2, "rumours": 40}),
         ("EP-07", {"n": 200, "k": 1, "rumours": 40}),
     ],

@@ -154,3 +154,5 @@ def test_bad_questions_get_clear_answers() -> None:
             session.perform(partial(ask, key=key))
     with pytest.raises(ValueError, match="two of 300 nodes have the same identifier"):
         SimSession(RingOverlay(nodes=300, bits=8))
+    with pytest.raises(ValueError, match="--formation converged needs none"):
+        SimSession(RingOverlay(stabilize=0))

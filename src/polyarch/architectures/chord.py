@@ -359,15 +359,15 @@ class ChordRing(Architecture):
     formation: Literal["joined", "converged"] = parameter("joined", "join one by one, or start stable")
     arrival: float = parameter(0.02, "time between two joins", least=0, unit="s")
 
-    @property
-    def not_borne(self) -> tuple[str, ...]:
-        """Who is not heard is taken for dead, and a ring that is split stays split (section IV-E.3)."""
-        return ("crash", "torn", "pause", "partition", "loss", "delay")
+    # Who is not heard is taken for dead, and a ring that is split stays split (section IV-E.3).
+    not_borne = ("crash", "torn", "pause", "partition", "loss", "delay")
 
     def disclaims_under(self, faults: Sequence[str]) -> tuple[str, ...]:
         return DISCLAIMED if faults else ()
 
     def build(self, system: System) -> None:
+        if not self.stabilize and self.formation == "joined" and self.nodes > 1:
+            raise ValueError("--stabilize 0: joining needs it; --formation converged needs none")
         addresses = system.addresses("peer", self.places)
         ring = ring_of(addresses, self.bits)
         common: dict[str, Any] = {"bits": self.bits, "replicas": self.replicas, "addresses": addresses}

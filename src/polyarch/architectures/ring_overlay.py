@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from polyarch.architectures.chord import Chord, Found
+from polyarch.architectures.chord import Chord, ChordRing, Found
 from polyarch.blocks.overlay import TALLY, NotAMember, OverlayClient, Peer, figures, ring_of
 from polyarch.blocks.ring import distance, within
 from polyarch.core import Architecture, BadArguments, Failure, System, Verdict, parameter, rpc, settle
@@ -101,12 +101,11 @@ class RingOverlay(Architecture):
     formation: Literal["joined", "converged"] = parameter("joined", "join one by one, or start stable")
     arrival: float = parameter(0.02, "time between two joins", least=0, unit="s")
 
-    @property
-    def not_borne(self) -> tuple[str, ...]:
-        """Who is not heard is taken for dead, and a ring that is split stays split."""
-        return ("crash", "torn", "pause", "partition", "loss", "delay")
+    not_borne = ChordRing.not_borne
 
     def build(self, system: System) -> None:
+        if not self.stabilize and self.formation == "joined" and self.nodes > 1:
+            raise ValueError("--stabilize 0: joining needs it; --formation converged needs none")
         addresses = system.addresses("peer", self.nodes)
         ring = ring_of(addresses, self.bits)
         peer = RingPeer(

@@ -173,7 +173,7 @@ class PushCycles(_Cycles):
 class PullCycles(_Cycles):
     """Pull alone."""
 
-    id = "EP-02"
+    id = "EP-A"
     claim = "Pull: log2 N + log2 ln N + O(1) cycles; at the end the share that lacks it is squared in each"
     source = DEMERS + "section 1.3 (the recurrence); the mean by counting the same process without nodes"
     certainty = "theory, value computed here"
@@ -189,7 +189,7 @@ class PullCycles(_Cycles):
 class PushPullCycles(_Cycles):
     """Both."""
 
-    id = "EP-04"
+    id = "EP-B"
     claim = "Push-pull: log3 N + O(log log N) cycles"
     source = "Karp, Schindelhauer, Shenker, Vöcking, Randomized rumor spreading, FOCS 2000"
     certainty = "theory; the mean by counting the same process without nodes"
@@ -251,7 +251,7 @@ def factor_of_constant_waiting() -> float:
 class VarianceFalls(Law):
     """Each cycle takes the same part of the variance away."""
 
-    id = "EP-05"
+    id = "EP-C"
     architecture = "averaging"
     claim = "Push-pull averaging: the variance of the estimates falls to 1/(2 sqrt(e)) of it in each cycle"
     source = "Jelasity, Montresor, Babaoglu, ACM TOCS 23(3), 2005, section 3 (getPair_seq; getPair_rand: 1/e)"
