@@ -19,8 +19,10 @@ To compare, two members exchange checksums of all that they have, and a list of 
 checksums agree when what is recent is taken into account, that is all; otherwise they compare everything.
 
 A message reaches everybody with certainty, whatever is lost on the way and whoever crashes (if the member
-through which it was published comes back: its disk has it).  The problem with it: every member calls somebody
-in every cycle even if there is nothing new, and a message takes several cycles.
+through which it was published comes back: its disk has it).
+
+What is the problem with this?  Every member calls somebody in every cycle even if there is nothing new, and a
+message takes several cycles.
 """
 
 from __future__ import annotations

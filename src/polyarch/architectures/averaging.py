@@ -15,8 +15,8 @@ Values change, and members come and go, so it begins again (4.1): after so many 
 keeps its estimate as the result, and starts from its own value.  Who hears of a later epoch goes on there;
 who has just come waits for the next one.
 
-The problem with it: an answer that is lost, or a crash, takes its part of the sum along, and the result of
-that epoch is wrong by as much; and what is known is as old as an epoch.
+What is the problem with this?  An answer that is lost, or a crash, takes its part of the sum along, and the
+result of that epoch is wrong by as much; and what is known is as old as an epoch.
 """
 
 from __future__ import annotations

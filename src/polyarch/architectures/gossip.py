@@ -10,10 +10,12 @@ solution of
 
     r = 1 - e^(-f r)
 
-(0.94 for f = 3), however many members there are; for everybody to hear it, f must grow with log N: with
-f = log N + c all do with probability e^(-e^-c).  That is the problem with it: each message costs f N copies,
-most of which tell nothing new, and still there is no certainty.  What it gives: no structure to keep, load
-that is even, and the crash of a part of the members acts as a smaller f, no more.
+(0.94 for f = 3), however many members there are.  There is no structure to keep, load is even, and the crash
+of a part of the members acts as a smaller f, no more.
+
+What is the problem with this?  For everybody to hear it, f must grow with log N: with f = log N + c all do
+with probability e^(-e^-c).  So each message costs f N copies, most of which tell nothing new, and still there
+is no certainty.
 """
 
 from __future__ import annotations

@@ -13,10 +13,11 @@ one; or every member asks a random other one for its hot rumours (**pull**); or 
 (With pull, several may ask in one cycle: if any of them needed the rumour, the counter goes back to zero;
 if none did, it goes up by one: footnote to table 3.)
 
-It costs nothing when there is nothing new (push), and about m messages for each member in all.  The problem
-with it: it may stop before everybody has heard it.  For push, whatever the rule, the share s that is left
-is s = e^-m; with feedback and coin it is s = e^-(k+1)(1-s): 20 % for k = 1, 6 % for k = 2.  So it needs
-something behind it that finds who was left: anti-entropy.
+It costs nothing when there is nothing new (push), and about m messages for each member in all.
+
+What is the problem with this?  It may stop before everybody has heard it.  For push, whatever the rule, the
+share s that is left is s = e^-m; with feedback and coin it is s = e^-(k+1)(1-s): 20 % for k = 1, 6 % for
+k = 2.  So it needs something behind it that finds who was left: anti-entropy.
 """
 
 from __future__ import annotations

@@ -16,9 +16,10 @@ within some periods that it lives: by an *incarnation number*, which nobody else
 **Dissemination** (4.1).  What changes rides on pings and acks, each news lambda log n times at most, those
 first that were told least often.
 
-Load is the same for every member however many there are: one ping, one ack.  The problem with it: each member
-keeps the list of all; who is cut off or slow for longer than the suspicion lasts is declared dead although it
-lives; and for a while members disagree.
+Load is the same for every member however many there are: one ping, one ack.
+
+What is the problem with this?  Each member keeps the list of all; who is cut off or slow for longer than the
+suspicion lasts is declared dead although it lives; and for a while members disagree.
 
 Three rules are memberlist's and not the paper's.  Of two statements the one with the higher incarnation
 holds, even against a death, so that who was wrongly declared dead may come back (unless ``rejoin`` is off).
