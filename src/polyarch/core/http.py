@@ -13,8 +13,8 @@ own switch can stand before the same node.  ``Web`` maps requests to the node's 
 
     Over(Front, self.at(address)).product(17)  # the other end: the same call, as HTTP
 
-Refused answers 409 (or 400, 404, 413, 503 by its code), Timeout 504, both with
-``{"error": code, "detail": …}``.
+Refused answers 409 (or 400, 404, 413, 503 by its code), Timeout 504 (Broken 502, or 500 when the node
+itself failed), all with ``{"error": code, "detail": …}``.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ T = TypeVar("T")
 
 _ROUTE = "__polyarch_route__"
 _JSON = "application/json"
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a body that is no JSON, or JSON nested without end, raises."""
 
 
 class Request(Record):
@@ -151,7 +153,7 @@ class Route:
         if body:
             try:
                 given = msgspec.json.decode(body, type=dict[str, Any])
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except _UNREADABLE as error:
                 raise BadArguments(f"{self.path}: the body must be a JSON object: {error}") from None
             values.update(given)
             strict = set(given)
@@ -226,7 +228,12 @@ _LATER = {"retry-after": "1"}
 
 def failure_response(failure: Failure) -> Response:
     """How a failure is said in HTTP."""
-    status = _STATUS.get(failure.code, 409) if failure.definite else 504
+    if failure.definite:
+        status = _STATUS.get(failure.code, 409)
+    elif isinstance(failure, Broken):
+        status = 502 if failure.__cause__ is None else 500  # what it asked has failed, or it has itself
+    else:
+        status = 504
     body = msgspec.json.encode({"error": failure.code, "detail": failure.detail})
     return Response(status, body, headers=_LATER if failure.code == "overloaded" else {})
 
@@ -240,13 +247,13 @@ class Web(Http):
         path, _, query = request.target.partition("?")
         segments = [s for s in path.split("/") if s]
         routes = routes_of(type(self))
-        allowed = False
+        allowed: set[str] = set()
         for route in routes.values():
             values = route.match(segments)
             if values is None:
                 continue
             if route.verb != request.method and not (route.verb == "GET" and request.method == "HEAD"):
-                allowed = True
+                allowed.add(route.verb)
                 continue
             try:
                 arguments = route.arguments(values, query, request.body)
@@ -257,7 +264,8 @@ class Web(Http):
             except Failure as failure:
                 return failure_response(failure)
         if allowed:
-            return Response(405, msgspec.json.encode({"error": "method", "detail": f"not {request.method}"}))
+            body = msgspec.json.encode({"error": "method", "detail": f"not {request.method}"})
+            return Response(405, body, headers={"allow": ", ".join(sorted(allowed))})
         if not segments:
             return Response(200, _index(type(self), routes).encode(), "text/html; charset=utf-8")
         return failure_response(UnknownMethod(f"nothing at {path}; see /"))
@@ -328,7 +336,7 @@ def _result(route: Route, response: Response) -> Any:
     if response.status == 200:
         try:
             return route.result.decode(response.body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             raise Broken(f"{route.path} answered what is no {route.method.name}: {error}") from None
     raise failure_of(response)
 
@@ -338,9 +346,7 @@ def failure_of(response: Response) -> Failure:
     try:
         problem = msgspec.json.decode(response.body, type=dict[str, Any])
         code, detail = str(problem["error"]), str(problem["detail"])
-    except (msgspec.DecodeError, KeyError, UnicodeDecodeError):
+    except (*_UNREADABLE, KeyError):
         code, detail = "refused" if response.status < 500 else "broken", f"HTTP status {response.status}"
     # 503: a switch or a front that reached nobody; any other 5xx may have happened.
     return failure_from_wire(code, detail, response.status < 500 or response.status == 503)
-
-

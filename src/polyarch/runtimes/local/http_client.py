@@ -17,6 +17,7 @@ from typing import NamedTuple, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from polyarch.core.errors import Broken, Failure, Timeout, Unreachable
+from polyarch.runtimes.local.http_headers import METHODS
 
 __all__ = ["Done", "Exchange", "HttpPool", "Response"]
 
@@ -25,6 +26,9 @@ Done = Callable[[int, bytes, Failure | None], None]
 
 _SWEEP = 0.05  # seconds between two looks for requests whose time is up
 _HEADS = 4_096  # request heads kept encoded
+_SHORT = 512  # bytes of the longest head that is kept: a switch passes on no two alike
+_FRESH = 4.0  # seconds; a connection idle for longer may be about to be closed (Node.js does after 5)
+_HEAD = 64 << 10  # bytes that headers, chunks and interim answers may add to the largest body
 _TARGET = re.compile(r"[!-~]+")  # visible ASCII: no space or line break may end the request line early
 
 
@@ -128,7 +132,8 @@ class HttpPool:
         ValueError for what cannot be a request.
         """
         head = self._heads.get((method, target, headers)) or self._encode_head(method, target, headers)
-        exchange = Exchange(b"%b%d\r\n\r\n%b" % (head, len(body), body), done, time.monotonic() + timeout)
+        now = time.monotonic()
+        exchange = Exchange(b"%b%d\r\n\r\n%b" % (head, len(body), body), done, now + timeout)
         self.requests += 1
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
@@ -136,6 +141,9 @@ class HttpPool:
         while free:
             connection = free.popleft()
             if connection.open:  # one that died stays in the queue until its turn
+                if now - connection.free_since > _FRESH and not connection.busy:
+                    connection.lose("it was idle")
+                    continue
                 connection.send(exchange)
                 return exchange
         self._waiting.append(exchange)
@@ -185,8 +193,8 @@ class HttpPool:
 
     def _encode_head(self, method: str, target: str, headers: bytes) -> bytes:
         """Everything up to the value of Content-Length, which is the last header."""
-        if method not in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
-            # The parser cannot be told that an answer to HEAD or CONNECT has no body.
+        if method not in METHODS or method == "HEAD":
+            # The parser cannot be told that an answer to HEAD has no body.
             raise ValueError(f"not a method that this client sends: {method!r}")
         if not _TARGET.fullmatch(target):
             raise ValueError(f"not a request target: {target!r}")
@@ -196,7 +204,9 @@ class HttpPool:
             self._heads.clear()
         host = f"[{self.host}]" if ":" in self.host else self.host
         line = f"{method} {target} HTTP/1.1\r\nhost: {host}:{self.port}\r\n".encode()
-        head = self._heads[method, target, headers] = line + headers + b"content-length: "
+        head = line + headers + b"content-length: "
+        if len(head) <= _SHORT:
+            self._heads[method, target, headers] = head
         return head
 
     def _grow(self) -> None:
@@ -229,6 +239,7 @@ class HttpPool:
         if self._waiting:
             connection.send(self._waiting.popleft())
         else:
+            connection.free_since = self._loop.time()  # time.monotonic(), which uvloop has read already
             self._free.append(connection)
 
     def _sweep(self) -> None:
@@ -250,6 +261,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, pool: HttpPool) -> None:
         self.open = False
+        self.free_since = 0.0
         self._pool = pool
         self._flight: deque[Exchange] = deque()
         self._body: list[bytes] = []
@@ -307,7 +319,11 @@ class _Connection(asyncio.Protocol):
             self.lose("an answer that nobody asked for")
             return
         self._pool.bytes_received += len(data)
-        self._flight[0].received += len(data)
+        first = self._flight[0]
+        first.received += len(data)
+        if first.received > self._pool.max_response + _HEAD:
+            self.lose(f"the answer is larger than {self._pool.max_response} bytes")
+            return
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
@@ -369,4 +385,8 @@ class _HeaderConnection(_Connection):
                 case b"polyarch-cost":
                     self._flight[0].cost = value
                 case _ if lower not in _OF_THE_CONNECTION:
-                    self._flight[0].headers[lower.decode("latin-1")] = value.decode("latin-1")
+                    headers = self._flight[0].headers
+                    key, text = lower.decode("latin-1"), value.decode("latin-1")
+                    if key in headers and key != "set-cookie":  # which cannot be joined: the last one counts
+                        text = f"{headers[key]}, {text}"
+                    headers[key] = text

@@ -1,4 +1,4 @@
-"""Header lines, as both sides of our HTTP write them."""
+"""What both sides of our HTTP know: the methods, and how header lines are written."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-__all__ = ["encode_headers", "header_line"]
+__all__ = ["METHODS", "encode_headers", "header_line"]
+
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+"""What our server answers; others get 501."""
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, token
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110, field-value: no control characters
