@@ -62,6 +62,25 @@ def test_show_tells_roles_parameters_claims_and_source(polyarch):
     assert "Ongaro" in text
 
 
+def test_show_tells_the_answer_to_the_question_of_a_row_and_the_laws_that_check_it(polyarch):
+    shown = json.loads(polyarch("show", "chord", "--json")[1])
+    assert shown["question"].startswith("What is the problem with this? ")
+    assert {"CH-02", "CH-12"} <= set(shown["laws"])
+    assert "RA-08" in json.loads(polyarch("show", "paxos", "--json")[1])["laws"]
+    text = polyarch("show", "chord")[1]
+    assert "What is the problem with this? " in text
+    assert "CH-02, CH-03" in text
+
+
+def test_every_peer_to_peer_row_answers_what_its_problem_is(polyarch):
+    listed = json.loads(polyarch("list", "--json")[1])["architectures"]
+    rows = [name for name, row in listed.items() if row["family"] == "peer-to-peer"]
+    assert len(rows) > 15
+    for name in rows:
+        question = json.loads(polyarch("show", name, "--json")[1])["question"]
+        assert question.startswith("What is the problem with this? "), name
+
+
 @pytest.mark.parametrize("command", ["run raft --help", "run raft kv -h", "compare kv --help"])
 def test_help_tells_the_parameters_of_the_architecture_and_the_job(polyarch, command):
     code, out, _ = polyarch(*command.split())

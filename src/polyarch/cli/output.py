@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ from polyarch.core.job import Job
 from polyarch.core.messages import schema_of
 from polyarch.core.system import Architecture, System
 from polyarch.experiment import catalogue
+from polyarch.experiment.laws import laws
 from polyarch.experiment.record import Comparison
 from polyarch.experiment.run import Question
 from polyarch.report.table import blast_radius_table, comparison_table, matrix_table
@@ -129,9 +131,11 @@ def show_document(kind: type[Architecture]) -> dict[str, Any]:
         "architecture": kind.name,
         "summary": summary(kind),
         "description": inspect.getdoc(kind) or "",
+        "question": question(kind),
         "family": kind.family,
         "source": kind.source,
         "jobs": [j.name for j in catalogue.offered(kind)],
+        "laws": [id for id, law in laws().items() if kind.name in law.architecture.split("/")],
         "roles": roles,
         "parameters": _parameters(kind),
         "claims": list(kind.claims),
@@ -145,7 +149,11 @@ def print_architecture(kind: type[Architecture]) -> None:
     jobs = ", ".join(document["jobs"])
     out = console()
     out.print(f"[bold cyan]{kind.name}[/]  ({escape(kind.family)})\n\n{escape(document['description'])}\n")
+    if document["question"]:
+        out.print(f"{escape(document['question'])}\n", soft_wrap=False, width=110)
     out.print(f"[bold]Source[/]   {escape(kind.source)}\n[bold]Jobs[/]     {jobs}")
+    if document["laws"]:
+        out.print(f"[bold]Laws[/]     {', '.join(document['laws'])}")
     out.print("\n[bold]Roles[/]")
     for name, role in document["roles"].items():
         what = role["component"] or ", ".join(role["nodes"])
@@ -174,6 +182,17 @@ def parameters_help(kinds: Iterable[type[Architecture] | type[Job]]) -> None:
 def summary(kind: type) -> str:
     """The first line of its docstring."""
     return (inspect.getdoc(kind) or "").partition("\n")[0] if kind.__doc__ else ""
+
+
+def question(kind: type[Architecture]) -> str:
+    """What its file says about the question that it answers ("What is the problem with this?"): the first
+    paragraph of the file's docstring that begins with one.  Empty if there is none."""
+    module = inspect.getmodule(kind)
+    for paragraph in (inspect.getdoc(module) or "").split("\n\n"):
+        text = re.sub(r"\*\*|``", "", " ".join(paragraph.split()))
+        if re.match(r"[A-Z][^.:;]*\?", text):
+            return text
+    return ""
 
 
 def _parameters(kind: type[Architecture] | type[Job]) -> dict[str, Any]:
