@@ -62,12 +62,12 @@ def _latency(percentile: str) -> Figure:
     return Figure(f"latency {percentile}", "ms", "low", value, spread)
 
 
-def _cost(part: str) -> Figure:
+def _cost(part: str, name: str = "") -> Figure:
     def value(run: RunRecord) -> float | None:
         cost: Cost | None = run.cost_per_operation
         return None if cost is None else getattr(cost, part)
 
-    return Figure(f"{part} per operation", "", "low", value)
+    return Figure(f"{name or part} per operation", "", "low", value)
 
 
 def measured(measure: Measure) -> Figure:
@@ -102,7 +102,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("unknown", "", "low", lambda run: run.operations.unknown),
     _cost("messages"),
     _cost("bytes"),
-    _cost("hops"),
+    _cost("hops", "message delays"),  # "hops" are those of an overlay: peers that pass a lookup on
     Figure("processes", "", "low", lambda run: run.processes),
     Figure("memory", "MB", "low", lambda run: run.memory_mb),
 )

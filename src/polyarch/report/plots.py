@@ -122,9 +122,9 @@ def _cost(runs: Sequence[RunRecord]) -> Plot | None:
         runs,
         "messages per operation",
         "bytes per operation",
-        "hops per operation",
+        "message delays per operation",
         title="Cost per operation",
-        note="Averages over all roles; hops are the messages that a client waits for. Less is better.",
+        note="Averages over all roles; delays are the messages that a client waits for. Less is better.",
     )
 
 
