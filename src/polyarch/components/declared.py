@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from polyarch.blocks.connections import Connections
 from polyarch.blocks.queue import Queue
 from polyarch.blocks.simulated_queue import Broker, SimQueue
 from polyarch.blocks.simulated_tables import Database, SimTables
@@ -20,7 +21,7 @@ from polyarch.core.messages import schema_of
 from polyarch.core.node import Attachable, bind
 from polyarch.core.system import Component
 
-__all__ = ["Caddy", "Nats", "PostgreSQL", "SQLite"]
+__all__ = ["Caddy", "Nats", "PostgreSQL", "SQLite", "TransportSwitch"]
 
 _shared: dict[tuple[Any, ...], Any] = {}
 """Live ports of this process, by what they lead to: its nodes share one pool of connections."""
@@ -171,6 +172,8 @@ class Caddy(Component):
 
     def __init__(self, backends: tuple[str, ...], policy: Policy = "round_robin") -> None:
         """``backends``: addresses of the nodes."""
+        if policy not in ("random", "round_robin", "least_connections", "two_choices"):
+            raise ValueError(f"Caddy is not used with the policy {policy}: our switch has it")
         self.backends = backends
         self.policy = policy
 
@@ -195,3 +198,58 @@ class Caddy(Component):
         upstreams = [f"127.0.0.1:{http_ports[address]}" for address in self.backends]
         policy = "least_conn" if self.policy == "least_connections" else self.policy
         return CaddyServer(upstreams, policy=policy)
+
+
+class TransportSwitch(Component):
+    """Our transport-layer switch before nodes that speak HTTP; who is wired to it holds an ``Http``."""
+
+    after_nodes = True
+
+    def __init__(
+        self,
+        backends: tuple[str, ...],
+        policy: Policy = "round_robin",
+        *,
+        weights: Mapping[str, float] | None = None,
+        choices: int = 2,
+        requests_each: int = 0,
+        shun_seconds: float = 0.5,
+    ) -> None:
+        """``backends``: addresses of the nodes.  ``requests_each``: for which a client uses a connection, in
+        simulations; 0: it keeps it."""
+        self.backends = backends
+        self.policy = policy
+        self.weights = dict(weights or {})
+        self.choices = choices
+        self.requests_each = requests_each
+        self.shun_seconds = shun_seconds
+
+    @property
+    def http(self) -> Http:
+        """This, as the node that others are to hold in its place."""
+        return cast("Http", self)
+
+    def simulated(self) -> Node:
+        return Connections(
+            backends=self.backends, policy=self.policy, weights=self.weights, choices=self.choices,
+            requests_each=self.requests_each, shun_seconds=self.shun_seconds,
+        )  # fmt: skip
+
+    def attach(self, env: Env) -> Http:
+        return cast("Http", schema_of(Connections).reference(env, self.address))
+
+    def attach_live(self, env: Env, address: str) -> Http:
+        # The runtime knows that HTTP to this address goes to the switch.
+        return self.attach(env)
+
+    def server(self, http_ports: Mapping[str, int]) -> Any:
+        from polyarch.components.transport_switch import TransportSwitchServer
+
+        at = {address: f"127.0.0.1:{http_ports[address]}" for address in self.backends}
+        return TransportSwitchServer(
+            tuple(at.values()),
+            policy=self.policy,
+            weights={at[address]: weight for address, weight in self.weights.items()},
+            choices=self.choices,
+            shun_seconds=self.shun_seconds,
+        )
