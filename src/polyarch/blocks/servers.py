@@ -13,8 +13,21 @@ from typing import Any, Literal
 
 from polyarch.blocks.fairness import jain
 from polyarch.blocks.relay import relaying
-from polyarch.core import Failure, Future, Http, Node, Over, Overloaded, Record, Verdict, Web, rpc, settle
-from polyarch.jobs.compute import Compute, Seconds
+from polyarch.core import (
+    BadArguments,
+    Failure,
+    Future,
+    Http,
+    Node,
+    Over,
+    Overloaded,
+    Record,
+    Verdict,
+    Web,
+    rpc,
+    settle,
+)
+from polyarch.jobs.compute import MOST, Compute, Seconds
 
 __all__ = ["METRICS", "Asked", "ComputeClient", "Line", "Order", "Server", "Tally", "figures"]
 
@@ -67,7 +80,7 @@ class Line:
         """The next request, when there is one."""
         if self.waiting:
             return self.waiting.popleft()
-        taker = self.node.future()
+        taker: Future[Asked] = self.node.future()
         self.takers.append(taker)
         return await taker
 
@@ -96,7 +109,7 @@ class FairLine(Line):
     def make_place(self, client: int) -> None:
         """Refuse the last request of the client that has most, unless that is the one who asks."""
         full = Overloaded(f"{self.length} requests are waiting already")
-        most = max(self.lines.values(), key=len, default=())
+        most = max(self.lines.values(), key=len, default=deque())
         if len(most) <= len(self.lines.get(client, ())) + 1:
             raise full
         most.pop().done.fail(full)
@@ -145,6 +158,8 @@ class Server(Compute, Web):
 
     async def serve(self, work: float, blocking: float, client: int) -> None:
         """Let a request have what it takes of the server."""
+        if not (0 <= work <= MOST and 0 <= blocking <= MOST):
+            raise BadArguments(f"work and blocking are from 0 to {MOST:g} s, not {work:g} and {blocking:g}")
         request = Asked(self.future(), work, blocking, client)
         self.arrived += 1
         self.served.setdefault(client, 0)
