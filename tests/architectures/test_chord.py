@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+from overlay_answers import lookups, wrong
 
 from polyarch.architectures.chord import Chord, ChordClient, ChordRing, Found
 from polyarch.blocks.overlay import NotAMember, Peer, ring_of
@@ -27,25 +28,6 @@ def state(session: SimSession) -> dict[str, Any]:
         address: (node.predecessor, node.successors, tuple(node.fingers))
         for address, node in nodes_of(session).items()
     }
-
-
-async def lookups(x: Experimenter, count: int) -> list[tuple[int, Holder | Failure]]:
-    """The answers to ``count`` random keys, 50 at a time."""
-    keys = [x.random.below(1 << 32) for _ in range(count)]
-    answers: list[Holder | Failure] = []
-    for i in range(0, count, 50):
-        answers += await settle(*(x.client.lookup(key) for key in keys[i : i + 50]))
-    return list(zip(keys, answers))
-
-
-def wrong(answers: list[tuple[int, Holder | Failure]], members: list[str]) -> list[Any]:
-    """Answers that do not name the true successor among ``members``, and failures."""
-    truth = Responsible(32, [Member(identifier(a, 32), a, 0) for a in members])
-    return [
-        (key, answer)
-        for key, answer in answers
-        if not isinstance(answer, Holder) or answer.address != truth.of(key).address
-    ]
 
 
 @pytest.fixture(scope="module")

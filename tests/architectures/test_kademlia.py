@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from overlay_answers import lookups, wrong
 
 from polyarch.architectures.kademlia import MAINLINE, Found, Kademlia, KademliaClient, KademliaNetwork
 from polyarch.blocks.buckets import Buckets
@@ -15,7 +16,7 @@ from polyarch.blocks.pairs import Pairs, Tokens
 from polyarch.blocks.ring import identifier
 from polyarch.core import BadArguments, Failure, Random, Refused, System, rpc, settle
 from polyarch.experiment.laws import check
-from polyarch.jobs.lookup import Holder, Lookup, Member, Responsible
+from polyarch.jobs.lookup import Holder, Lookup
 from polyarch.laws.kademlia import AfterFailures, GreedySteps, LookupCost
 from polyarch.laws.kademlia_state import Parameters, Retention
 from polyarch.runtimes import open_session
@@ -34,16 +35,7 @@ def nodes_of(session: SimSession) -> dict[str, Kademlia]:
 
 async def wrong_lookups(x: Experimenter, members: Sequence[str], count: int, bits: int = 64) -> list[Any]:
     """Answers to random keys that do not name the closest of ``members``, and failures."""
-    keys = [x.random.below(1 << bits) for _ in range(count)]
-    answers: list[Holder | Failure] = []
-    for i in range(0, count, 50):
-        answers += await settle(*(x.client.lookup(key) for key in keys[i : i + 50]))
-    truth = Responsible(bits, [Member(identifier(a, bits), a, 0) for a in members], "xor")
-    return [
-        (key, answer)
-        for key, answer in zip(keys, answers)
-        if not isinstance(answer, Holder) or answer.address != truth.of(key).address
-    ]
+    return wrong(await lookups(x, count, bits), members, "xor", bits)
 
 
 # -- buckets ----------------------------------------------------------------------------------------------

@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import overlay_answers
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from overlay_answers import lookups
 
 from polyarch.architectures.pastry import Pastry, PastryOverlay
 from polyarch.blocks.key_routing import MOST_HOPS, Found, NoRoute, stretch
@@ -16,7 +18,7 @@ from polyarch.blocks.prefix import LeafSet, digit, gap, prefix_ranges, shared
 from polyarch.blocks.ring import identifier
 from polyarch.core import BadArguments, Failure, Verdict, settle
 from polyarch.experiment.laws import check
-from polyarch.jobs.lookup import Holder, Member, Responsible
+from polyarch.jobs.lookup import Holder
 from polyarch.laws.pastry import Adjacent, Hops, State
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter
@@ -44,22 +46,7 @@ def slots(session: SimSession) -> set[tuple[str, int, int]]:
     }
 
 
-async def lookups(x: Experimenter, count: int) -> list[tuple[int, Holder | Failure]]:
-    keys = [x.random.below(1 << 32) for _ in range(count)]
-    answers: list[Holder | Failure] = []
-    for i in range(0, count, 50):
-        answers += await settle(*(x.client.lookup(key) for key in keys[i : i + 50]))
-    return list(zip(keys, answers))
-
-
-def wrong(answers: list[tuple[int, Holder | Failure]], members: list[str]) -> list[Any]:
-    """Answers that do not name the closest of the members, and failures."""
-    truth = Responsible(32, [Member(identifier(a, 32), a, 0) for a in members], "closest")
-    return [
-        (key, answer)
-        for key, answer in answers
-        if not isinstance(answer, Holder) or answer.address != truth.of(key).address
-    ]
+wrong = partial(overlay_answers.wrong, rule="closest")
 
 
 def peers(first: int, end: int) -> list[str]:

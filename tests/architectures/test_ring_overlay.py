@@ -6,28 +6,15 @@ from functools import partial
 from typing import Any
 
 import pytest
+from overlay_answers import lookups, wrong
 
 from polyarch.architectures.ring_overlay import RingOverlay, RingPeer
 from polyarch.blocks.ring import identifier
-from polyarch.core import BadArguments, Failure, settle
-from polyarch.jobs.lookup import Holder, Member, Responsible
+from polyarch.core import BadArguments
+from polyarch.jobs.lookup import Holder
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.session import SimSession
-
-
-async def lookups(x: Experimenter, count: int) -> list[tuple[int, Holder | Failure]]:
-    keys = [x.random.below(1 << 32) for _ in range(count)]
-    return list(zip(keys, await settle(*(x.client.lookup(key) for key in keys))))
-
-
-def wrong(answers: list[tuple[int, Any]], members: list[str]) -> list[Any]:
-    truth = Responsible(32, [Member(identifier(a, 32), a, 0) for a in members])
-    return [
-        (key, answer)
-        for key, answer in answers
-        if not isinstance(answer, Holder) or answer.address != truth.of(key).address
-    ]
 
 
 def state(session: SimSession) -> dict[str, Any]:
