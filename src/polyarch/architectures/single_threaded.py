@@ -11,7 +11,8 @@ with rho = lambda S (Pollaczek and Khinchine; laws QU-01 and QU-03).
 What is the problem with this?  Everybody waits for everybody: while one request waits for a disk, the core
 is idle and all others wait too.  With one blocking call of 10 ms in each request, it serves 100 requests per
 second, however fast its processor is, and on however many cores.  One slow request makes the many short ones
-behind it slow.
+behind it slow.  It can even say no only between two requests: live, those that come while it is busy wait in
+their sockets, and are let in or refused when it looks.
 """
 
 from __future__ import annotations

@@ -95,13 +95,16 @@ class ComputeJob(Job):
         0.0, "Zipf exponent of how much the clients ask for; 0: all the same", least=0, most=4
     )
 
-    def visits(self, random: Random) -> Iterator[Visit]:
-        names = ("increment", "add", "sort", "block")
-        weights = list(accumulate((self.increments, self.adds, self.sorts, self.blocks)))
-        if weights[-1] <= 0:
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        self.weights = list(accumulate((self.increments, self.adds, self.sorts, self.blocks)))
+        if self.weights[-1] <= 0:
             raise ValueError("--increments, --adds, --sorts and --blocks are all 0: nothing to ask for")
-        work = Durations(self.work, self.work_law, self.work_shape)
-        blocking = Durations(self.blocking, self.blocking_law, self.work_shape)
+        self.works = Durations(self.work, self.work_law, self.work_shape)
+        self.waits = Durations(self.blocking, self.blocking_law, self.work_shape)
+
+    def visits(self, random: Random) -> Iterator[Visit]:
+        names, weights, work, blocking = tuple(RIGHT), self.weights, self.works, self.waits
         customers = Popularity(self.customers, self.skew)
         while True:
             draw = weights[-1] * random.random()
