@@ -21,7 +21,7 @@ from polyarch.core.messages import schema_of
 from polyarch.core.node import Attachable, bind
 from polyarch.core.system import Component
 
-__all__ = ["Caddy", "Nats", "PostgreSQL", "SQLite", "TransportSwitch"]
+__all__ = ["Caddy", "Nats", "NodeJs", "PostgreSQL", "SQLite", "TransportSwitch"]
 
 _shared: dict[tuple[Any, ...], Any] = {}
 """Live ports of this process, by what they lead to: its nodes share one pool of connections."""
@@ -198,6 +198,45 @@ class Caddy(Component):
         upstreams = [f"127.0.0.1:{http_ports[address]}" for address in self.backends]
         policy = "least_conn" if self.policy == "least_connections" else self.policy
         return CaddyServer(upstreams, policy=policy)
+
+
+class NodeJs(Component):
+    """A script of the package that serves HTTP, run by Node.js; a node stands for it in a simulation."""
+
+    after_nodes = True
+
+    def __init__(
+        self,
+        script: str,
+        stand_in: Node,
+        config: Mapping[str, Any],
+        peers: Mapping[str, str],
+        *,
+        required: bool = True,
+    ) -> None:
+        """``config`` is given to the script, with the ports of its ``peers``: name to address of a node.
+        ``required`` False: where Node.js is missing, live runs go without the service."""
+        self.script = script
+        self.stand_in = stand_in
+        self.config = dict(config)
+        self.peers = dict(peers)
+        self.required = required
+
+    def simulated(self) -> Node:
+        return self.stand_in
+
+    def attach(self, env: Env) -> Any:
+        return schema_of(type(self.stand_in)).reference(env, self.address)
+
+    def attach_live(self, env: Env, address: str) -> Any:
+        return self.attach(env)
+
+    def server(self, http_ports: Mapping[str, int]) -> Any:
+        from polyarch.components.nodejs import NodeJsServer
+
+        ports = {name: http_ports[address] for name, address in self.peers.items()}
+        config = {**self.config, **ports, "name": self.address}
+        return NodeJsServer(self.script, config, required=self.required)
 
 
 class TransportSwitch(Component):

@@ -24,10 +24,10 @@ class ChosenByDns(Law):
     )
     certainty = "theory (well known), value computed here"
     note = (
-        "w_i: the share of domain i in the requests, lambda_i = w_i * rate, Poisson.  Each domain's resolver is "
-        "asked for each of its requests; counted is what it asks the name server.  Each domain begins at a "
-        "random time of the first TTL, so that they do not all ask at once; what comes in the first two TTLs "
-        "is not counted"
+        "w_i: the share of domain i in the requests, lambda_i = w_i * rate, Poisson.  Each domain's resolver "
+        "is asked for each of its requests; counted is what it asks the name server.  Each domain begins at "
+        "a random time of the first TTL, so that they do not all ask at once; what comes in the first two "
+        "TTLs is not counted"
     )
     domains: int = parameter(1000, "K: domains of clients, each with a resolver", least=1, most=100_000)
     exponent: float = parameter(
