@@ -18,7 +18,8 @@ from polyarch.experiment.record import RunRecord
 from polyarch.experiment.run import Question, run
 from polyarch.jobs.aggregate import Aggregate
 from polyarch.jobs.broadcast import Broadcast
-from polyarch.laws.gossip import counted_pull, factor_of_constant_waiting, reach_of, reached_alone, residue_of
+from polyarch.laws.gossip import counted_pull, factor_of_constant_waiting, reached_alone, residue_of
+from polyarch.laws.unstructured import giant
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.network import Constant, Network
 from polyarch.runtimes.sim.session import SimSession
@@ -62,11 +63,11 @@ def reach(nodes: int, fanout: int, crashed: int = 0, seed: int = 1) -> float:
 
 
 def test_the_share_that_hears_it_is_that_of_the_formula() -> None:
-    assert reach(1000, 3) == pytest.approx(reach_of(3), abs=0.025)
+    assert reach(1000, 3) == pytest.approx(giant(3), abs=0.025)
 
 
 def test_the_crash_of_a_part_acts_as_a_smaller_fanout() -> None:
-    assert reach(1000, 6, crashed=500) == pytest.approx(reach_of(3), abs=0.035)
+    assert reach(1000, 6, crashed=500) == pytest.approx(giant(3), abs=0.035)
 
 
 def test_a_fanout_of_log_n_and_more_reaches_all() -> None:
@@ -78,7 +79,7 @@ def test_gossip_does_not_promise_what_it_misses_and_says_how_much() -> None:
     missed = verdict(record, REACHED)
     assert not missed.holds
     assert not missed.broken
-    assert record.metrics["coverage"] == pytest.approx(reach_of(2), abs=0.08)
+    assert record.metrics["coverage"] == pytest.approx(giant(2), abs=0.08)
     assert record.metrics["messages_per_delivery"] == pytest.approx(2.0, abs=0.05)
     assert all(v.holds for v in record.verdicts if v.promised)
 
@@ -316,7 +317,7 @@ def test_laws_hold_at_other_settings_than_the_listed(id: str, given: dict[str, A
 
 
 def test_what_laws_expect_agrees_with_the_published_values() -> None:
-    assert [reach_of(f) for f in (2, 3, 4, 6)] == pytest.approx([0.7968, 0.9405, 0.9802, 0.9975], abs=5e-5)
+    assert [giant(f) for f in (2, 3, 4, 6)] == pytest.approx([0.7968, 0.9405, 0.9802, 0.9975], abs=5e-5)
     ode = [0.2032, 0.0595, 0.01983, 0.00698, 0.00252]
     assert [residue_of(k + 1) for k in range(1, 6)] == pytest.approx(ode, abs=5e-5)
     assert reached_alone(1000) / 1000 == pytest.approx(0.04, abs=0.002)

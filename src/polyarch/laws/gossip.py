@@ -25,6 +25,7 @@ from polyarch.architectures.rumour_mongering import RumourMongering
 from polyarch.blocks.broadcast import News, Teller
 from polyarch.core import Architecture, Random, parameter
 from polyarch.experiment.laws import Expected, Figure, Law, Tell, between, relative, spread_out, within
+from polyarch.laws.unstructured import giant
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.network import Constant, Network
 from polyarch.runtimes.sim.session import SimSession
@@ -288,14 +289,6 @@ def _reach(job: tuple[int, int, int, int]) -> list[float]:
     return [len(deliveries) / n for deliveries in found]
 
 
-def reach_of(f: float) -> float:
-    """The largest solution of r = 1 - e^(-f r)."""
-    r = 1.0
-    for _ in range(10_000):
-        r = 1 - math.exp(-f * r)
-    return r
-
-
 class InfectAndDie(Law):
     """Whom a few copies miss."""
 
@@ -312,7 +305,7 @@ class InfectAndDie(Law):
     listed = ({"f": 2}, {"f": 3}, {"f": 4}, {"f": 6})
 
     def expected(self) -> dict[str, Expected]:
-        r = reach_of(self.f)
+        r = giant(self.f)
         # The number reached varies by about sqrt(n r (1-r)) / (1 - f (1-r)) from message to message.
         deviation = math.sqrt(r * (1 - r) / self.n) / (1 - self.f * (1 - r))
         noise = 3.5 * deviation / math.sqrt(self.messages)
@@ -321,7 +314,7 @@ class InfectAndDie(Law):
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
         share = -(-self.messages // len(seeds))
         runs = spread_out(_reach, [(self.n, self.f, share, seed) for seed in seeds], tell)
-        return {"reach": fmean(r for run in runs for r in run if r > 0.1 * reach_of(self.f))}
+        return {"reach": fmean(r for run in runs for r in run if r > 0.1 * giant(self.f))}
 
 
 # -- rumour mongering ---------------------------------------------------------------------------------------

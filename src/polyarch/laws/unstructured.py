@@ -115,7 +115,8 @@ def _links(job: tuple[int, Kind, float, Formation, int]) -> list[list[int]]:
 
 
 def giant(c: float) -> float:
-    """The solution of S = 1 - exp(-c S): a random graph's largest component, of mean degree c."""
+    """The largest solution of S = 1 - exp(-c S): the share of a random graph of mean degree c that is in its
+    largest component, and that an epidemic reaches in which each tells c others."""
     share = 1.0
     for _ in range(10_000):
         share = 1 - math.exp(-c * share)
