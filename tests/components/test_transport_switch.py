@@ -1,0 +1,243 @@
+"""The transport-layer switch forwards what it is given, whatever its two sides do."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from polyarch.components import proxy_protocol
+from polyarch.components.base import free_port
+from polyarch.components.transport_switch import TransportSwitchServer
+
+pytestmark = pytest.mark.local
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
+async def listening(serve: Serve, port: int = 0) -> tuple[asyncio.Server, str]:
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    return server, f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def named(name: bytes) -> Serve:
+    """Says its name, then echoes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(name)
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        writer.close()
+
+    return serve
+
+
+async def name_of(switch: TransportSwitchServer) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", switch.port)
+    name = await reader.readexactly(1)
+    writer.close()
+    return name
+
+
+def with_switch(
+    local: Any, folder: Path, test: Callable[[TransportSwitchServer], Any], *serves: Serve, **settings: Any
+) -> None:
+    """Run a test with a switch before servers of these kinds."""
+
+    async def run() -> None:
+        servers = [await listening(serve) for serve in serves]
+        switch = TransportSwitchServer([address for _, address in servers], **settings)
+        await switch.start(local.janitor, folder)
+        try:
+            await test(switch)
+        finally:
+            await switch.kill()
+            for server, _ in servers:
+                server.close()
+
+    local.run(run())
+
+
+def test_connections_go_round_and_a_dead_server_costs_none_of_them(local: Any, tmp_path: Path) -> None:
+    async def run() -> None:
+        (a, at_a), (b, at_b) = await listening(named(b"a")), await listening(named(b"b"))
+        nobody = f"127.0.0.1:{free_port()}"
+        switch = TransportSwitchServer([at_a, at_b, nobody], check_seconds=0.0)
+        await switch.start(local.janitor, tmp_path)
+        try:
+            names = Counter([await name_of(switch) for _ in range(30)])
+            assert set(names) == {b"a", b"b"}
+            assert min(names.values()) >= 10
+            b.close()
+            await switch.change([at_a])
+            await asyncio.sleep(0.2)
+            assert {await name_of(switch) for _ in range(10)} == {b"a"}
+        finally:
+            await switch.kill()
+            a.close()
+
+    local.run(run())
+
+
+def test_a_megabyte_arrives_whole_in_both_directions_at_a_slow_client(local: Any, tmp_path: Path) -> None:
+    async def test(switch: TransportSwitchServer) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", switch.port, limit=2048)
+        payload = bytes(range(256)) * 16_384  # 4 MB
+
+        async def send() -> None:
+            writer.write(payload)
+            await writer.drain()
+            writer.write_eof()
+
+        sending = asyncio.create_task(send())
+        assert await reader.readexactly(1) == b"a"
+        await asyncio.sleep(0.3)  # all buffers on the way fill up
+        process = psutil.Process(switch.pids[0])
+        assert process.memory_info().rss < 80e6
+        used = process.cpu_times().user + process.cpu_times().system
+        await asyncio.sleep(0.3)
+        assert (
+            process.cpu_times().user + process.cpu_times().system - used < 0.1
+        )  # it waits, and does not spin
+        got = await reader.read(-1)
+        await sending
+        assert got == payload
+        writer.close()
+
+    with_switch(local, tmp_path, test, named(b"a"))
+
+
+def test_a_half_closed_connection_still_carries_the_answer(local: Any, tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.read(-1)  # to the end
+        await asyncio.sleep(0.1)
+        writer.write(b"you said " + asked)
+        writer.close()
+
+    async def test(switch: TransportSwitchServer) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", switch.port)
+        writer.write(b"hello")
+        writer.write_eof()
+        assert await reader.read(-1) == b"you said hello"
+        writer.close()
+
+    with_switch(local, tmp_path, test, serve)
+
+
+def test_a_server_that_dies_in_mid_response_resets_its_client(local: Any, tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(4)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        writer.transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
+        )
+        writer.transport.abort()
+
+    async def test(switch: TransportSwitchServer) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", switch.port)
+        writer.write(b"GET ")
+        with pytest.raises(ConnectionResetError):
+            while await reader.read(100):
+                pass
+            raise AssertionError("it looked like the end of the response")
+        writer.close()
+        await asyncio.sleep(0.1)
+        assert connections(switch) == 0
+
+    with_switch(local, tmp_path, test, serve)
+
+
+def connections(switch: TransportSwitchServer) -> int:
+    """Sockets of the switch that lead somewhere, but to checks."""
+    found = psutil.Process(switch.pids[0]).net_connections("tcp")
+    return sum(c.status not in (psutil.CONN_LISTEN,) for c in found)
+
+
+def test_nothing_is_left_of_clients_that_vanish_or_say_nothing(local: Any, tmp_path: Path) -> None:
+    async def test(switch: TransportSwitchServer) -> None:
+        silent = [await asyncio.open_connection("127.0.0.1", switch.port) for _ in range(10)]
+        for _, writer in silent[:5]:
+            writer.transport.abort()
+        await asyncio.sleep(0.9)  # idle_seconds is 0.5
+        assert connections(switch) == 0
+        for _, writer in silent:
+            writer.close()
+        assert await name_of(switch) == b"a"
+
+    with_switch(local, tmp_path, test, named(b"a"), idle_seconds=0.5, check_seconds=0.0)
+
+
+def test_it_drains(local: Any, tmp_path: Path) -> None:
+    async def test(switch: TransportSwitchServer) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", switch.port)
+        await reader.readexactly(1)
+        await switch.drain()
+        await asyncio.sleep(0.2)
+        with pytest.raises(OSError):
+            await asyncio.open_connection("127.0.0.1", switch.port)
+        writer.write(b"still here")
+        assert await reader.readexactly(10) == b"still here"
+        writer.close()
+        await asyncio.sleep(0.5)
+        assert not switch.running
+
+    with_switch(local, tmp_path, test, named(b"a"))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_servers_are_told_who_the_client_is(local: Any, tmp_path: Path, version: int) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        data = b""
+        while (found := proxy_protocol.parse(data)) is None:
+            more = await reader.read(1000)
+            if not more:  # a health check
+                writer.close()
+                return
+            data += more
+        writer.write(f"{found[0].source}:{found[0].source_port} {data[found[1] :].decode()}".encode())
+        writer.close()
+
+    async def test(switch: TransportSwitchServer) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", switch.port)
+        header = proxy_protocol.encode(("192.0.2.7", 4711), ("198.51.100.1", 80), 3 - version)
+        for byte in header:  # in as many pieces as there can be
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0)
+        writer.write(b"payload")
+        writer.write_eof()
+        answer = await reader.read(-1)
+        assert answer.startswith(b"192.0.2.7:4711 ")
+        assert b"payload".startswith(answer.split(b" ")[1])
+        writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", switch.port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")  # no header of the protocol
+        with pytest.raises(ConnectionResetError):
+            await reader.readexactly(1)
+
+    with_switch(local, tmp_path, test, serve, send_proxy=version, accept_proxy=True)
+
+
+def test_when_no_server_accepts_the_client_is_cut_off_at_once(local: Any, tmp_path: Path) -> None:
+    async def run() -> None:
+        switch = TransportSwitchServer([f"127.0.0.1:{free_port()}"])
+        await switch.start(local.janitor, tmp_path)
+        try:
+            reader, _ = await asyncio.open_connection("127.0.0.1", switch.port)
+            with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+                await asyncio.wait_for(reader.readexactly(1), 2)
+        finally:
+            await switch.kill()
+
+    local.run(run())
