@@ -8,7 +8,7 @@ connection is one request.
 Its state is its threads; each request's state is on its thread's stack, which makes the program as simple as
 the single-threaded one.  The operating system divides the cores among the threads that compute, so as a
 queue it is processor sharing: a request of work s takes s / (1 - rho) on average, whatever the distribution
-of work is (law QU-04).  A short request does not wait for the end of a long one.
+of work is (law QU-A).  A short request does not wait for the end of a long one.
 
 What is the problem with this?  There is no queue, so overload becomes slowness for all: n requests at once
 each get 1/n of a core, all of them are late, and none is done.  And threads are not free: each has a stack,

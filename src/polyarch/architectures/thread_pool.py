@@ -6,7 +6,7 @@ Schmidt and Vinoski, "Comparing alternative programming techniques for multi-thr
 
 Its state is the queue and what each worker is at.  As a queue it is M/M/c, c being the threads, as long as
 each has a core of its own or blocks (Erlang's C formula; law QU-02); with no places in the queue it is
-Erlang's loss system, in which the share of those refused depends on the mean of the work only (law QU-05).
+Erlang's loss system, in which the share of those refused depends on the mean of the work only (law QU-B).
 
 What is the problem with this?  The number.  With too few threads they all sit in blocking calls while cores
 are idle and requests wait; with too many it is a thread per connection again.  Threads for a load of

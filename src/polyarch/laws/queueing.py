@@ -356,7 +356,7 @@ class SeveralServers(Law):
 class LossSystem(Law):
     """What is refused by a pool before which nobody may wait."""
 
-    id = "QU-05"
+    id = "QU-B"
     architecture = "thread_pool"
     claim = "M/G/c/c: the share refused is B(c, a) (Erlang's B), whatever the distribution of services"
     source = "Erlang 1917; Sevastyanov 1957 (insensitivity)"
@@ -402,7 +402,7 @@ def _shared(plan: Plan) -> Measured:
 class SharedCore(Law):
     """What threads that share a core do to long and short requests."""
 
-    id = "QU-04"
+    id = "QU-A"
     architecture = "thread_per_connection"
     claim = "M/G/1-PS: a request of work s takes s / (1 - rho), whatever the distribution of work"
     source = "Kleinrock, Queueing Systems II, 1976, section 4.4"

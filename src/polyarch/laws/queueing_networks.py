@@ -204,7 +204,7 @@ class Little(Law):
 class Closed(Law):
     """Clients that think before they ask again."""
 
-    id = "QU-08"
+    id = "QU-C"
     architecture = "single_threaded"
     claim = "N clients that think for Z: R = N / X - Z, and X by mean value analysis (machine repairman)"
     source = "Reiser and Lavenberg, JACM 27(2), 1980; Denning and Buzen, 1978"
