@@ -16,7 +16,9 @@ import pytest
 from polyarch.architectures.chord import ChordRing
 from polyarch.architectures.microservices import Microservices
 from polyarch.architectures.raft import RaftStore
-from polyarch.core import Failure, Request, Response
+from polyarch.architectures.service_oriented import ServiceOriented
+from polyarch.architectures.two_computers import TwoComputers
+from polyarch.core import Failure, Request, Response, gather
 from polyarch.core.system import Architecture
 from polyarch.jobs.shop import Line, Product
 from polyarch.runtimes.base import Experimenter
@@ -93,12 +95,30 @@ async def shop_checkout(x: Experimenter) -> None:
     await x.sleep(0.2)
 
 
+async def two_ready(x: Experimenter) -> None:
+    await x.sleep(1.0)
+
+
+async def two_ask(x: Experimenter) -> None:
+    await gather(x.client.add(3, 4), x.client.sort((3, 1, 2)))
+
+
+async def service_ready(x: Experimenter) -> None:
+    await ServiceOriented().ready(x)
+
+
+async def service_report(x: Experimenter) -> None:
+    await x.client.report("Berlin")
+
+
 SERVICES = frozenset(("http", "place", "reserve", "charge", "confirm", "basket", "publish", "ship", "take"))
 STORIES: dict[str, tuple[Architecture, Experiment, Experiment, Callable[[str], bool]]] = {
     "raft_write": (RaftStore(servers=3), raft_ready, raft_put, lambda name: name != "pre_vote"),
     "chord_lookup": (
         ChordRing(nodes=32, formation="converged", stabilize=0), chord_ready, chord_lookup, lambda name: True
     ),
+    "two_computers": (TwoComputers(), two_ready, two_ask, "ask".__eq__),
+    "service_report": (ServiceOriented(), service_ready, service_report, "http".__eq__),
     "microservices_checkout": (Microservices(), shop_ready, shop_checkout, SERVICES.__contains__),
 }  # fmt: skip
 

@@ -111,7 +111,7 @@ class Registry(Web):
         return tuple(instance for instance, _ in offers.values())
 
     @rpc
-    async def asked(self) -> int:
+    def asked(self) -> int:
         """How often somebody wanted to find a service."""
         return self.finds
 
@@ -233,7 +233,7 @@ class Portal(Almanac, Web):
     registry: Http
     understands: Understands = "both"
     keep: float = 5.0
-    """Seconds for which it stays with the instances that it found."""
+    """Seconds for which it stays with what it found."""
     tries: int = 3
     patience: float = 1.0
     """Seconds after which an instance is taken for gone."""
@@ -363,9 +363,8 @@ class ServiceOriented(Architecture):
         registry = Registry()
         system.role("registry", registry, cores=self.cores)
         lease, upgrade = self.lease, self.upgrade
-        system.role(
-            "datetime", DateTime(registry=registry, lease=lease), count=self.instances, cores=self.cores
-        )
+        dates = DateTime(registry=registry, lease=lease)
+        system.role("datetime", dates, count=self.instances, cores=self.cores)
         if self.weather != "node":
             ours = WeatherService(registry=registry, lease=lease, upgrade=upgrade)
             system.role("weather", ours, count=self.instances, cores=self.cores)
