@@ -13,6 +13,10 @@ is idle and all others wait too.  With one blocking call of 10 ms in each reques
 second, however fast its processor is, and on however many cores.  One slow request makes the many short ones
 behind it slow.  It can even say no only between two requests: live, those that come while it is busy wait in
 their sockets, and are let in or refused when it looks.
+
+Measured (sim, 16 clients, blocking calls of 10 ms): 98 requests/s, where a thread per connection does 1,440.
+When three times as much is asked of it as it can do (1 ms each), it answers as many as it can, 1,000/s: with
+100 places in its queue after 0.13 s at most (p99), with 10^6 after up to 10 s, when clients have given up.
 """
 
 from __future__ import annotations
