@@ -43,6 +43,9 @@ class TransportLayerSwitch(Architecture):
     )
     queue: int = parameter(1000, "requests that wait at a server; more are refused", least=1)
     shun: float = parameter(0.5, "how long a server is left alone that failed", least=0, unit="s")
+    processes: int = parameter(
+        1, "processes of the live switch; each counts only its own connections", least=1, most=64
+    )
     cores: int = parameter(1, "cores of each server's host, in a simulation", least=1)
 
     def build(self, system: System) -> None:
@@ -51,7 +54,7 @@ class TransportLayerSwitch(Architecture):
         backends = system.addresses(server)
         switch = TransportSwitch(
             backends, self.policy, weights=weights_of(self.weights, backends), choices=self.choices,
-            requests_each=self.requests_each, shun_seconds=self.shun,
+            requests_each=self.requests_each, shun_seconds=self.shun, processes=self.processes,
         )  # fmt: skip
         system.component("switch", switch)
         system.clients(ComputeClient(front=switch.http))

@@ -253,15 +253,18 @@ class TransportSwitch(Component):
         choices: int = 2,
         requests_each: int = 0,
         shun_seconds: float = 0.5,
+        processes: int = 1,
     ) -> None:
         """``backends``: addresses of the nodes.  ``requests_each``: for which a client uses a connection, in
-        simulations; 0: it keeps it."""
+        simulations; 0: it keeps it.  ``processes``: of the live switch, which share its port; each counts
+        only its own connections."""
         self.backends = backends
         self.policy = policy
         self.weights = dict(weights or {})
         self.choices = choices
         self.requests_each = requests_each
         self.shun_seconds = shun_seconds
+        self.processes = processes
 
     @property
     def http(self) -> Http:
@@ -291,4 +294,5 @@ class TransportSwitch(Component):
             weights={at[address]: weight for address, weight in self.weights.items()},
             choices=self.choices,
             shun_seconds=self.shun_seconds,
+            processes=self.processes,
         )
