@@ -292,6 +292,20 @@ def test_with_too_small_a_time_to_live_what_is_there_is_not_found() -> None:
     assert found[1] < 12 < found[7] == 100
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_when_all_have_been_away_at_once_they_find_each_other_again(kind: Any) -> None:
+    async def experiment(x: Experimenter) -> tuple[int, list[list[int]]]:
+        for change in (x.control.crash, x.control.restart):
+            for peer in peers(24):
+                await change(peer)
+        await x.sleep(10)
+        return len((await x.client.census()).members), await links_held(x, peers(24))
+
+    members, graph = run(FloodingOverlay(nodes=24, graph=kind), experiment)
+    assert members == len(graphs.components(graph)[0]) == 24
+    assert 3 < sum(graphs.degrees(graph)) / 24 < 5
+
+
 def test_peers_forget_searches_after_a_while() -> None:
     architecture = FloodingOverlay(nodes=50, formation="converged", hop=0.01)
     session = SimSession(architecture)

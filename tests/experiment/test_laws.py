@@ -28,7 +28,7 @@ from polyarch.experiment.laws import (
 )
 
 LISTED = Path(__file__).parents[3] / "shared" / "laws.json"
-FINISHED = ("RA", "PB", "CP", "TR", "CH", "PA", "KA", "UN", "CY", "EP", "SW")
+FINISHED = ("RA", "PB", "CP", "TR", "CH", "PA", "KA", "UN", "CY", "EP", "SW", "QU", "LB")
 """Families of the list; the others are not all there yet."""
 
 

@@ -56,6 +56,13 @@ SEARCHES = {
 """What ``UnstructuredOverlay.observe`` measures."""
 
 
+_TRIES = 8  # to find a neighbour, until who comes back is a member without any
+
+
+class NoLinks(Refused, code="no-links"):
+    """The member that was asked to give a link away has none."""
+
+
 class Plan(Record):
     """What an overlay is to be: the same for all its peers."""
 
@@ -173,11 +180,14 @@ class Unstructured(Participant):
                 self.wanted = len(targets)
         for target in targets:
             await self.open(plan.addresses[target])
-        oldest = n if self.restarted or not i else i
+        oldest, tries = n if self.restarted or not i else i, 0
         while self.lacking() > 0:
             if not await self.find_neighbour(self.somebody(oldest)):
                 # Not there yet, or not there any more: ask somebody older, and in the end anybody.
                 oldest = oldest // 2 or n
+                tries += 1
+                if self.restarted and tries == _TRIES:
+                    self.member = True  # perhaps all have been away: others wait for us as we do for them
                 await self.sleep(self.random.between(0.1, 0.5))
         self.member = True
 
@@ -206,6 +216,9 @@ class Unstructured(Participant):
                 other = await self.at(known).give(self.address, self.neighbours)
                 self.neighbours += (known, other)
                 return True
+        except NoLinks:
+            if self.neighbours:
+                return False
         except Failure:
             return False
         return await self.open(known)
@@ -244,6 +257,8 @@ class Unstructured(Participant):
     async def give(self, newcomer: str, known: tuple[str, ...]) -> str:
         """Give a link to a newcomer, who comes between its two ends: the other end.  ``known``: neighbours
         that it has already."""
+        if self.member and not self.neighbours:
+            raise NoLinks(self.address)
         suited = [n for n in self.neighbours if n not in known and n != newcomer]
         if not self.member or self.giving or not suited or self.address in known:
             raise NotAMember(self.address) if not self.member else Refused("no link to give away now")
