@@ -13,12 +13,25 @@ application (only GET and HEAD are safe).  And it knows load only as what it has
 
 from __future__ import annotations
 
-from typing import Literal
+from contextlib import suppress
+from typing import Any, Literal
 
 from polyarch.blocks.relay import relaying
 from polyarch.blocks.switch import Branch, Policy, Switch
 from polyarch.components.declared import Caddy
-from polyarch.core import Architecture, Http, Over, Overloaded, Request, Response, System, Web, parameter
+from polyarch.core import (
+    Architecture,
+    Failure,
+    Http,
+    Over,
+    Overloaded,
+    Request,
+    Response,
+    System,
+    Verdict,
+    Web,
+    parameter,
+)
 from polyarch.jobs.compute import Compute, ComputeJob, Seconds
 
 __all__ = ["ApplicationSwitch", "ComputeClient", "Server"]
@@ -109,6 +122,13 @@ class ApplicationSwitch(Architecture):
         "the switch is a single point of failure",
     )
 
+    metrics = {
+        "retried": "requests that our switch sent once more, to another server",
+        "hedged": "requests that it sent to a second server before the first had answered",
+        "refused": "requests that it sent nowhere",
+        "shunned": "times that it found a server to be ill",
+    }
+
     servers: int = parameter(4, "servers behind the switch", least=1, most=10_000)
     switch: Literal["ours", "caddy"] = parameter("ours", "the switch: the one in blocks/switch.py, or Caddy")
     policy: Policy = parameter("least_connections", "which server the switch gives a request")
@@ -142,6 +162,22 @@ class ApplicationSwitch(Architecture):
             switch = Switch(**self.settings(backends))
             system.role("switch", switch)
         system.clients(ComputeClient(front=switch))
+
+    async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
+        if self.switch != "ours":
+            return {}, []
+        counts = await x.at("switch-0", Switch).counts()
+        return {name: getattr(counts, name) for name in self.metrics}, []
+
+    async def operate(self, x: Any, random: Any) -> None:
+        """A server leaves when it has answered what it has, and comes back."""
+        switch, leaving = x.at("switch-0", Switch), f"server-{random.below(self.servers)}"
+        if self.switch == "ours":
+            with suppress(Failure):
+                await switch.leave(leaving)
+            await x.sleep(random.between(0.0, 1.0))
+            with suppress(Failure):
+                await switch.join(leaving)
 
     def settings(self, backends: tuple[str, ...]) -> dict[str, object]:
         """The configuration of a switch of ours."""
