@@ -366,7 +366,7 @@ class KademliaNetwork(Architecture):
         system.clients(client)
 
     async def ready(self, x: Any) -> None:
-        while self.formation == "joined" and not (await self.is_connected(x)).holds:
+        while not (await self.is_connected(x)).holds:
             await x.sleep(0.5)
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:

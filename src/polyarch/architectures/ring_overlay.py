@@ -121,7 +121,7 @@ class RingOverlay(Architecture):
         system.clients(RingClient(addresses=addresses, bits=self.bits))
 
     async def ready(self, x: Any) -> None:
-        while self.formation == "joined" and not (await self.is_ring(x)).holds:
+        while self.stabilize and not (await self.is_ring(x)).holds:
             await x.sleep(0.5)
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
