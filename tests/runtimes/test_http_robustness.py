@@ -30,6 +30,7 @@ from polyarch.blocks.switch import Switch
 from polyarch.core import Broken, Refused, Request, Response, Web, get, post
 from polyarch.core.errors import Failure
 from polyarch.core.http import Http
+from polyarch.runtimes.local import http_client
 from polyarch.runtimes.local.http_client import HttpPool
 from polyarch.runtimes.local.http_connection import HttpConnection
 from polyarch.runtimes.local.http_server import Handler, HttpServer, Limits, Respond
@@ -467,6 +468,23 @@ def test_pipelined_bodies_wait_at_their_sender_and_not_in_our_memory_and_come_in
     serve(main, held, body=100_000)
 
 
+def test_pipelined_requests_that_are_too_many_are_not_even_read_until_their_turn_is_near() -> None:
+    held = Held()
+
+    async def main(server: HttpServer) -> None:
+        async with client(server.port) as c:
+            c.send(GET % 1 * 100_000)
+            await until(lambda: bool(held.waiting))
+            await asyncio.sleep(0.05)  # time to read more than it should
+            assert server.bytes_received <= 2 * (256 << 10), "one read brings more than may wait"
+            c.vanish()
+        while server.open or held.waiting:
+            held.answer()
+            await asyncio.sleep(0.01)
+
+    serve(main, held)
+
+
 # -- whatever bytes arrive --------------------------------------------------------------------------------
 
 pieces = st.lists(
@@ -886,6 +904,18 @@ def test_a_connection_that_was_idle_for_long_is_not_used_again() -> None:
             await pool.fetch("POST", "/", b"charge")
             assert old not in pool._connections
             assert not old.open
+
+    serve(main)
+
+
+def test_connections_that_nobody_needs_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_client, "_FRESH", 0.05)
+
+    async def main(server: HttpServer) -> None:
+        async with HttpPool("127.0.0.1", server.port) as pool:
+            await asyncio.gather(*(pool.fetch("GET", f"/{i}") for i in range(10)))
+            await until(lambda: pool.connections == server.connections == 0)
+            assert (await pool.fetch("GET", "/again")).status == 200
 
     serve(main)
 

@@ -110,6 +110,7 @@ class HttpPool:
         self._waiting: deque[Exchange] = deque()
         self._heads: dict[tuple[str, str, bytes], bytes] = {}
         self._sweeper: asyncio.TimerHandle | None = None
+        self._idler: asyncio.TimerHandle | None = None
         self._closed = False
 
     def request(
@@ -178,6 +179,9 @@ class HttpPool:
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
+        if self._idler is not None:
+            self._idler.cancel()
+            self._idler = None
         for task in self._opening:
             task.cancel()
         await asyncio.gather(*self._opening, return_exceptions=True)
@@ -255,6 +259,13 @@ class HttpPool:
         busy = self._waiting or any(connection.busy for connection in self._connections)
         self._sweeper = self._loop.call_later(_SWEEP, self._sweep) if busy and not self._closed else None
 
+    def _close_idle(self) -> None:
+        """Close the connections that nobody has used for a while; look again while any is open."""
+        now = time.monotonic()
+        for connection in [c for c in self._connections if c.stale(now)]:
+            connection.lose("it was idle")
+        self._idler = self._loop.call_later(_FRESH, self._close_idle) if self._connections else None
+
 
 class _Connection(asyncio.Protocol):
     """One connection of a pool; answers come in the order of the requests."""
@@ -275,6 +286,9 @@ class _Connection(asyncio.Protocol):
 
     def expired(self, now: float) -> bool:
         return any(exchange._deadline <= now for exchange in self._flight)
+
+    def stale(self, now: float) -> bool:
+        return not self._flight and now - self.free_since > _FRESH
 
     def send(self, exchange: Exchange) -> None:
         data, exchange._data = exchange._data, b""
@@ -311,6 +325,9 @@ class _Connection(asyncio.Protocol):
             return
         self.open = True
         pool._connections.add(self)
+        self.free_since = pool._loop.time()
+        if pool._idler is None:
+            pool._idler = pool._loop.call_later(_FRESH, pool._close_idle)
         for _ in range(pool.pipeline):
             pool._offer(self)
 
