@@ -12,7 +12,21 @@ and remembers the answer for as long as the answer's TTL says.  For this time al
 the same server (or, if the answer has several, to the first one that answers).  Nothing stands between
 clients and servers: no request and no byte passes a switch.
 
-What is the problem with this?  MEASURED
+What is the problem with this?  The name server decides seldom: for 1.6 % of 1,000 requests per second of a
+thousand domains with a TTL of a minute (law LB-11).  What it decides it does not see: a domain may be one
+client or a million.  And what it has said it cannot take back: a dead server gets its domains' requests until
+their TTLs end.  With 4 servers, one address in each answer, and 200 requests per second of 50 domains (Zipf's
+law) for 60 s on `sim`:
+
+    TTL    decided by the DNS   busiest server / mean   messages   lost: one server killed at 20 s of 60 s
+     0 s         98.5 %                 1.00              5.97
+     1 s         16.9 %                 1.07              4.34        16  (the name server looks every 0.5 s)
+    10 s          2.5 %                 1.16              4.05       379  (2,069 if it does not look)
+    60 s          0.4 %                 1.65              4.01
+
+A short TTL mends both, and makes requests wait for the DNS.  Better: answers with all addresses, and clients
+that try the next one; then none of the 11,976 requests was lost.  (TTL 0 is below 100 % as questions of one
+resolver that come together are asked once.)
 """
 
 from __future__ import annotations

@@ -357,7 +357,7 @@ class ServiceOriented(Architecture):
 
     @property
     def not_borne(self) -> tuple[str, ...]:
-        return ("skew",)  # dates come from the services' clocks
+        return ("skew", "drift")  # dates come from the services' clocks
 
     def build(self, system: System) -> None:
         registry = Registry()
