@@ -14,6 +14,7 @@ from polyarch.architectures.dns_round_robin import SERVICE, DnsRoundRobin, NoNam
 from polyarch.core import DnsQuery, Failure, Unreachable, settle
 from polyarch.experiment.run import Question, run
 from polyarch.jobs.compute import ComputeJob
+from polyarch.laws.dns import ChosenByDns
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.session import SimSession
@@ -269,3 +270,15 @@ def test_live_an_answer_that_does_not_fit_into_a_datagram_is_asked_for_again_by_
             return len({record.node for record in reply.answers}), await x.client.increment(1)
 
         assert session.perform(experiment) == (40, 2)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"domains": 20, "rate": 40.0, "ttl": 5, "exponent": 0.5}, {"domains": 3, "rate": 5.0, "ttl": 1}],
+)
+def test_the_law_of_how_seldom_the_dns_chooses_holds_for_other_settings(setting: dict[str, Any]) -> None:
+    law = ChosenByDns(**setting, requests=12_000)
+    (expected,) = law.expected().values()
+    (measured,) = law.measure([1], lambda _: None).values()
+    assert expected.holds(measured)
+    assert expected.high < 1.2 * expected.value  # type: ignore[operator]

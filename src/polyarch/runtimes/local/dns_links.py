@@ -7,6 +7,7 @@ asked finds out by a time-out that it was lost, and may ask again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 import time
@@ -161,7 +162,8 @@ class DnsLinks:
                 ledger.messages += 1 if failure else 2
                 ledger.bytes += len(data) + size
             if failure is not None or message is None:
-                process.event(process.resume, task, token, False, failure)
+                # It may be another question's turn now: this one's comes after it.
+                process.ready.append((process.resume, (task, token, False, failure)))
                 return
             costs = _costs(message).split(",")
             if ledger is not None and len(costs) == 3:
@@ -203,7 +205,7 @@ class _Questions:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.setblocking(False)
         self.socket.connect((HOST, port))  # so that nobody else's datagrams are taken for answers
-        process.loop.add_reader(self.socket.fileno(), self.read)
+        process.loop.add_reader(self.socket.fileno(), process.event, self.read)
 
     def pack(self, query: DnsQuery, depth: int | None) -> tuple[int, bytes]:
         while True:
@@ -212,13 +214,15 @@ class _Questions:
                 return number, data
 
     def ask(self, number: int, data: bytes, done: Done) -> None:
-        self.waiting[number] = data, done
         try:
             self.socket.send(data)
-        except ConnectionRefusedError:  # what an earlier question met
-            self.refused(number)
+        except ConnectionRefusedError:  # what earlier questions met; this one was not sent
+            self.refused(*self.waiting)
+            with contextlib.suppress(OSError):
+                self.socket.send(data)
         except OSError:
             pass  # no room for it: it is lost, as datagrams are
+        self.waiting[number] = data, done
 
     def read(self) -> None:
         for _ in range(100):  # others want to be served too
@@ -263,9 +267,12 @@ class _Questions:
                 size = int.from_bytes(await reader.readexactly(2), "big")
                 answer = await reader.readexactly(size)
                 writer.close()
-                done(size, dnslib.DNSRecord.parse(answer), None)
+                message = dnslib.DNSRecord.parse(answer)
         except (OSError, EOFError, TimeoutError, dnslib.DNSError) as error:
-            done(0, None, Broken(f"dns by TCP: {type(error).__name__}"))
+            broken = Broken(f"dns by TCP: {type(error).__name__}")
+            self.process.event(done, 0, None, broken)
+        else:
+            self.process.event(done, size, message, None)
 
     def close(self) -> None:
         self.process.loop.remove_reader(self.socket.fileno())
