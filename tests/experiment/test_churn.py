@@ -247,7 +247,7 @@ def test_a_live_churn_stops_and_starts_processes():
         ("", "churn is poisson or sessions"),
         ("poison:1", "churn is poisson or sessions, not 'poison'"),
         ("poisson", "the rate is missing"),
-        ("poisson:x", "the rate is missing"),
+        ("poisson:x", "the rate is a number, not 'x'"),
         ("poisson:0", "a number above 0, not 0"),
         ("poisson:nan", "a number above 0, not nan"),
         ("poisson:1e99", "a number above 0"),

@@ -20,7 +20,7 @@ from polyarch.experiment.run import Question, Trial
 from polyarch.jobs.broadcast import Broadcast
 from polyarch.jobs.lookup import Lookup
 from polyarch.report.verdict import sentences
-from polyarch.runtimes.sim.network import Network, Regional
+from polyarch.runtimes.sim.network import Constant, Network, Regional
 
 PACE = Pace(rounds=2, saturation=0.2, clients=4, steady=0.3, replicas=3)
 
@@ -168,6 +168,15 @@ def test_a_jobs_own_figures_are_from_before_anything_was_killed():
     assert cards(result)["index"].single_point_of_failure
     assert [m.name for m in result.measures] == ["success", "hops", "links", "upkeep", "imbalance"]
     assert (index.metrics["upkeep"] > 0, static.metrics["upkeep"]) == (True, 0.0)
+
+
+@pytest.mark.parametrize(("seconds", "saturates"), [(0.05, False), (0.0001, True)])
+def test_a_few_clients_that_wait_for_long_answers_do_not_show_what_a_system_can_carry(seconds, saturates):
+    network = {"network": Network(latency=Constant(seconds))}
+    questions = [Question(StaticPeers(nodes=8), Lookup(keys=200), options=network)]
+    pace = dataclasses.replace(PACE, steady=1.0, kills=False)
+    (run,) = compare(questions, pace).runs
+    assert (run.saturation_throughput_per_s is not None) == saturates
 
 
 def test_where_answers_come_before_the_work_is_done_nobody_tries_to_saturate():

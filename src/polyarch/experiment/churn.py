@@ -175,10 +175,12 @@ def _role(words: Sequence[str], roles: Mapping[str, Role]) -> Role:
 
 
 def _number(what: str, words: Sequence[str], above: float = 0.0) -> float:
+    if not words:
+        raise BadChurn(f"the {what} is missing ({_EXAMPLE})")
     try:
         value = float(words[0])
-    except (IndexError, ValueError):
-        raise BadChurn(f"the {what} is missing ({_EXAMPLE})") from None
+    except ValueError:
+        raise BadChurn(f"the {what} is a number, not {words[0]!r} ({_EXAMPLE})") from None
     if not above < value < 1e9:
         raise BadChurn(f"the {what} is a number above {above:g}, not {words[0]}")
     return value

@@ -34,6 +34,9 @@ from polyarch.runtimes.sim.kernel import no_collector
 
 __all__ = ["Outage", "Pace", "compare"]
 
+_MORE = 1.2
+"""So many times what the clients of a closed loop get, an open loop does not carry if they saturate."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
@@ -164,7 +167,9 @@ def _record(
         metrics = {**metrics, "generator_lateness_ms": lateness.summary()}
     processes, memory = footprint
     carried = [round(r.in_time / r.seconds, 1) for r in saturation]
-    saturated = Spread.of(carried) if carried else None
+    # Where answers take long, so few clients do not saturate: open loop carries more.  Then nothing is known.
+    more = max((r.in_time / r.seconds for r in steady if r.seconds), default=0.0)
+    saturated = Spread.of(carried) if carried and more <= _MORE * max(carried) else None
     return RunRecord(
         architecture=type(q.architecture).name,
         job=type(q.job).name,

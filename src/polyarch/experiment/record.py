@@ -195,7 +195,8 @@ class RunRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
     cost_per_operation: Cost | None = None
 
     saturation_throughput_per_s: Spread | None = None
-    """Successful operations per second under more load than the architecture can carry, by round."""
+    """Successful operations per second under more load than the architecture can carry, by round; absent
+    where the clients that were there to saturate it evidently did not."""
     latency_rounds_ms: dict[str, Spread] | None = None
     """How far the percentiles of single rounds lie apart, milliseconds: ``{"p99": …}``.  The figure to
     quote is ``latency_ms``, this is its spread."""
