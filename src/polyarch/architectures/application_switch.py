@@ -179,7 +179,7 @@ class ApplicationSwitch(Architecture):
             with suppress(Failure):
                 await switch.join(leaving)
 
-    def settings(self, backends: tuple[str, ...]) -> dict[str, object]:
+    def settings(self, backends: tuple[str, ...]) -> dict[str, Any]:
         """The configuration of a switch of ours."""
         branches: tuple[Branch, ...] = ()
         if self.route != "none":

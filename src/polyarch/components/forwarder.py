@@ -16,6 +16,7 @@ handed on as a reset: a response that breaks off must not look like one that has
 from __future__ import annotations
 
 import errno
+import os
 import select
 import signal
 import socket
@@ -467,11 +468,9 @@ class Forwarder:
 
 def main(path: str) -> None:
     """Run until SIGTERM."""
-    import os
-
     file = Path(path)
     settings = msgspec.json.decode(file.read_bytes(), type=Settings)
-    children = []
+    children: list[int] = []
     for _ in range(settings.processes - 1):
         child = os.fork()
         if not child:
