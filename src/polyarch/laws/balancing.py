@@ -30,6 +30,7 @@ from polyarch.experiment.laws import (
     spread_out,
     within,
 )
+from polyarch.laws.queueing import erlang_c
 from polyarch.runtimes.sim.network import Constant, Network
 from polyarch.runtimes.sim.session import SimSession
 
@@ -186,14 +187,6 @@ class Supermarket(Law):
 
 
 # -- the order of policies --------------------------------------------------------------------------------
-
-
-def erlang_c(servers: int, load: float) -> float:
-    """Probability that an arrival waits in M/M/c."""
-    offered, blocked = servers * load, 1.0
-    for k in range(1, servers + 1):  # Erlang B by recursion
-        blocked = offered * blocked / (k + offered * blocked)
-    return blocked / (1 - load * (1 - blocked))
 
 
 def central_queue(servers: int, load: float) -> float:
