@@ -208,6 +208,21 @@ def test_live_clients_reach_servers_by_name_and_dead_ones_are_noticed(live: Any)
 
 
 @pytest.mark.local
+def test_live_a_name_server_that_comes_back_is_asked_again(live: Any) -> None:
+    async def experiment(x: Experimenter) -> list[str]:
+        async def code(host: str) -> str:  # of a host that nobody has asked for before
+            return (await x.at("resolver-0", Resolver).dns(DnsQuery(f"{host}.polyarch.test", "A"))).code
+
+        codes = [await code("server-0")]
+        await x.control.crash("names-0")
+        codes += [await code("server-1"), await code("server-1")]
+        await x.control.restart("names-0")
+        return [*codes, await code("server-1")]
+
+    assert live.perform(experiment) == ["NOERROR", "SERVFAIL", "SERVFAIL", "NOERROR"]
+
+
+@pytest.mark.local
 def test_live_junk_gets_format_errors_or_nothing_and_harms_nobody(live: Any) -> None:
     import random
     import socket

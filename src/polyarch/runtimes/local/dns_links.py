@@ -202,10 +202,14 @@ class _Questions:
         self.process = process
         self.port = port
         self.waiting: dict[int, tuple[bytes, Done]] = {}
+        self.open()
+
+    def open(self) -> None:
+        """Have a socket from which the server is asked, and its answers are read."""
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.setblocking(False)
-        self.socket.connect((HOST, port))  # so that nobody else's datagrams are taken for answers
-        process.loop.add_reader(self.socket.fileno(), process.event, self.read)
+        self.socket.connect((HOST, self.port))  # so that nobody else's datagrams are taken for answers
+        self.process.loop.add_reader(self.socket.fileno(), self.process.event, self.read)
 
     def pack(self, query: DnsQuery, depth: int | None) -> tuple[int, bytes]:
         while True:
@@ -238,7 +242,9 @@ class _Questions:
             self.take(data)
 
     def refused(self, *numbers: int) -> None:
-        """Nobody listens there."""
+        """Nobody listens there.  The socket is given up: libuv watches none that has had an error."""
+        self.close()
+        self.open()
         for number in numbers:
             _, done = self.waiting.pop(number)
             done(0, None, Unreachable("nobody answers DNS there"))
