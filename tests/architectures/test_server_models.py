@@ -21,6 +21,7 @@ from polyarch.core import (
     Overloaded,
     Request,
     System,
+    Thread,
     Timeout,
     gather,
     settle,
@@ -293,6 +294,37 @@ def test_a_request_that_nobody_waits_for_any_more_ends_and_the_next_is_served() 
 
     for model in ALL:
         on_sim(model, experiment)
+
+
+class Starved(ThreadPerConnectionServer):
+    """On a machine that has no more threads, but one."""
+
+    async def start(self) -> None:
+        await super().start()
+        self.left = 1
+
+    def thread(self) -> Thread:
+        self.left -= 1
+        if self.left < 0:
+            raise Overloaded("can't start new thread")
+        return super().thread()
+
+
+def test_a_connection_for_which_there_is_no_thread_is_refused_and_does_not_count_as_open() -> None:
+    class Machine(ThreadPerConnection):
+        def build(self, system: System) -> None:
+            server = Starved(threads=2)
+            system.role("server", server)
+            system.clients(ComputeClient(front=server))
+
+    async def experiment(x: Experimenter, server: Any) -> None:
+        assert await server.increment(1) == 2
+        for _ in range(5):
+            with pytest.raises(Overloaded, match="new thread"):
+                await server.increment(1)
+        assert (await server.tally()).refused == 5
+
+    on_sim(Machine(), experiment)
 
 
 class Street(Architecture):

@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import Any
 
 from polyarch.blocks.servers import METRICS, Asked, ComputeClient, Server, figures
-from polyarch.core import Architecture, Overloaded, System, Verdict, parameter
+from polyarch.core import Architecture, Overloaded, System, Thread, Verdict, parameter
 from polyarch.jobs.compute import ComputeJob
 
 
@@ -42,12 +42,12 @@ class ThreadPerConnectionServer(Server):
     def accept(self, request: Asked) -> None:
         if self.running >= self.threads:
             raise Overloaded(f"{self.running} connections are open already")
-        self.running += 1
-        self.spawn(self.connection(request))
-
-    async def connection(self, request: Asked) -> None:
-        """What the thread of a connection does."""
         thread = self.thread()
+        self.running += 1
+        self.spawn(self.connection(request, thread))
+
+    async def connection(self, request: Asked, thread: Thread) -> None:
+        """What the thread of a connection does."""
         if request.work:
             await thread.work(request.work)
         if request.blocking:

@@ -249,7 +249,8 @@ class Node:
         return self._env.blocking_call(seconds)
 
     def thread(self) -> Thread:
-        """A new thread of this node's process, for work and blocking calls beside the node's own."""
+        """A new thread of this node's process, for work and blocking calls beside the node's own;
+        ``Overloaded`` if the machine has no more."""
         return self._env.thread()
 
     def after(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> Timer:

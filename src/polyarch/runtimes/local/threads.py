@@ -10,6 +10,7 @@ from hashlib import sha256
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from polyarch.core.errors import Overloaded
 from polyarch.core.tasks import Suspension, Task
 from polyarch.core.threads import BUSY, Thread
 
@@ -61,7 +62,10 @@ class LocalThread(Thread):
         self._env = env
         self._busy = False
         self._given: SimpleQueue[tuple[Callable[[float], None], float, Task] | None] = SimpleQueue()
-        threading.Thread(target=self._run, daemon=True, name=f"thread of {env.address}").start()
+        try:
+            threading.Thread(target=self._run, daemon=True, name=f"thread of {env.address}").start()
+        except RuntimeError as error:
+            raise Overloaded(str(error)) from None
 
     def work(self, seconds: float) -> Suspension:
         return _Given(self, compute, seconds)
