@@ -244,8 +244,8 @@ class Node:
         return self._env.work(seconds)
 
     def blocking_call(self, seconds: float) -> Suspension:
-        """``await self.blocking_call(0.010)``: wait, for a disk or a database say, in the node's own thread: it
-        does nothing else meanwhile.  (``sleep`` is the call that does not block.)"""
+        """``await self.blocking_call(0.010)``: wait, for a disk or a database say, in the node's own thread:
+        it does nothing else meanwhile.  (``sleep`` is the call that does not block.)"""
         return self._env.blocking_call(seconds)
 
     def thread(self) -> Thread:
