@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -485,6 +486,33 @@ def test_pipelined_requests_that_are_too_many_are_not_even_read_until_their_turn
     serve(main, held)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nhost:\r\n\r\n" * 10_000,
+        HOST + b"a:\r\n" * 95,
+        HOST + b"x: " + b"y" * 250_000,
+        HOST + b"transfer-encoding: chunked\r\n\r\n" + b"2\r\nab\r\n" * 36_000,
+        HOST + b"transfer-encoding: chunked\r\n\r\n1;" + b"x" * 250_000,
+    ],
+    ids=["pipelined", "short headers", "a long header", "short chunks", "a chunk extension"],
+)
+def test_one_read_of_the_worst_kind_costs_no_more_memory_than_three_times_itself_or_a_megabyte(
+    data: bytes,
+) -> None:
+    connected(Held(), Wire()).data_received(GET % 1)
+    held = Held()
+    tracemalloc.start()
+    try:
+        connection = connected(held, Wire())
+        connection.data_received(data)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < max(3 * len(data), 1 << 20)
+    connection.connection_lost(None)
+
+
 # -- whatever bytes arrive --------------------------------------------------------------------------------
 
 pieces = st.lists(
@@ -520,7 +548,7 @@ def put(stream: list[bytes], *, answers_later: bool) -> tuple[Wire, HttpServer]:
     """Send bytes, read by read, and let all of a client's times pass."""
     held = Held()
     wire = Wire()
-    limits = {"head": 200, "target": 40, "body": 60, "fields": 6, "pipelined": 3}
+    limits = {"head": 200, "target": 40, "body": 60, "fields": 6, "pipelined": 3, "slice": 64}
     connection = connected(held if answers_later else echo, wire, **limits)
     for part in stream:
         connection.data_received(part)

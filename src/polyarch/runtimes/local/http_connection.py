@@ -50,8 +50,10 @@ class Limits(NamedTuple):
     linger: float = 2.0
     """How long a client gets to read the last answer before its connection is cut."""
     pipelined: int = 16
-    """Requests of one connection that wait for their turn; beyond it we read no more from it until the
-    first ones are answered.  They may hold `body` bytes, with what the last read brought."""
+    """Requests of one connection that wait for their turn, about; beyond it we parse and read no more from it
+    until the first ones are answered.  So too when their bodies are more than `body`."""
+    slice: int = 16 << 10
+    """What is parsed at a time: a small request is 25 bytes on the wire, and 20 times that in memory."""
     held: int = 64 << 20
     """Bodies of all connections that are being received or wait for their turn; beyond it 503.  A body
     whose turn has come is the application's."""
@@ -122,8 +124,9 @@ class HttpConnection(asyncio.Protocol):
         self._url = b""
         self._headers: dict[str, str] = {}
         self._fields = 0
-        self._body: list[bytes] = []
+        self._body = bytearray()  # parts in a list would cost 40 bytes each, however small
         self._held = 0  # bytes of the body that arrives and of those that wait
+        self._unparsed = b""  # there is something only while the queue is full
         self._head_size = 0
         self._body_size = 0
         self._raw = 0  # bytes since the read that ended the last message, whatever the parser made of them
@@ -161,6 +164,7 @@ class HttpConnection(asyncio.Protocol):
         self._parser = None  # it holds this object's methods: a cycle
         self._queue.clear()
         self._body.clear()
+        self._unparsed = b""
         self._release(self._held)
         self._server.turned_away.discard(self)
         self._server.open.discard(self)
@@ -169,22 +173,18 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._server.bytes_received += len(data)
-        if self._ending or self._rejected or self._parser is None:
-            return
-        self._raw += len(data)
-        try:
-            self._feed(data)
-        except HttpParserError:
-            self._reject(http.HTTPStatus.BAD_REQUEST)
-        if self._phase is not _Phase.NOTHING:
-            self._check_raw()
+        if self._unparsed or len(data) > self._limits.slice:
+            self._unparsed += data
+            self._parse_slices()
+        else:
+            self._parse(data)
         if self._queue or self._owes_continue:
             self._advance()
 
     def eof_received(self) -> bool:
         """A client may close its half and still read the answers to what it sent."""
         self._no_more = True
-        return not self._ending and (self._current is not None or bool(self._queue))
+        return not self._ending and (self._current is not None or bool(self._queue or self._unparsed))
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -198,14 +198,32 @@ class HttpConnection(asyncio.Protocol):
 
     # --- reading: httptools calls on_... ---
 
-    def _feed(self, data: bytes) -> None:
-        assert self._parser is not None
+    def _parse(self, data: bytes) -> None:
+        if self._ending or self._rejected or self._parser is None:
+            return
+        self._raw += len(data)
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
             # We ignore the wish and answer (RFC 9110, 7.8), but this parser has lost its place in the
             # stream: on_message_complete made this the connection's last request.
             self._rejected = True
+        except HttpParserError:
+            self._reject(http.HTTPStatus.BAD_REQUEST)
+        if self._phase is not _Phase.NOTHING:
+            self._check_raw()
+
+    def _parse_slices(self) -> None:
+        """Parse on, slice by slice, until enough requests wait."""
+        size = self._limits.slice
+        while self._unparsed and not self._full():
+            data, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+            self._parse(data)
+
+    def _full(self) -> bool:
+        """Whether as many requests wait as may."""
+        waiting = len(self._queue)
+        return waiting >= self._limits.pipelined or (waiting > 0 and self._held > self._limits.body)
 
     def on_message_begin(self) -> None:
         self._phase = _Phase.HEAD
@@ -285,7 +303,7 @@ class HttpConnection(asyncio.Protocol):
         elif self._server.held > self._limits.held:
             self._reject(http.HTTPStatus.SERVICE_UNAVAILABLE)
         else:
-            self._body.append(part)
+            self._body += part
 
     def on_message_complete(self) -> None:
         self._phase = _Phase.NOTHING
@@ -297,21 +315,14 @@ class HttpConnection(asyncio.Protocol):
         keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
         if not keep_alive:
             self._rejected = True  # what follows the last request is not one
-        body = b"".join(self._body)
-        self._body.clear()
+        body = b""
+        if self._body:
+            body = bytes(self._body)
+            self._body.clear()
         target = self._url.decode("latin-1")
         if target[:1] not in "/*":  # RFC 9112, 3.2.2: as clients ask a proxy
             target = _ORIGIN.sub("/", target, count=1)
-        self._queue.append(
-            _Request(
-                self._method,
-                target,
-                self._headers,
-                body,
-                keep_alive,
-                self._version,
-            )
-        )
+        self._queue.append(_Request(self._method, target, self._headers, body, keep_alive, self._version))
 
     def _check_raw(self) -> None:
         """Bound what the parser holds back: a header that does not end, chunk extensions, trailers."""
@@ -344,7 +355,11 @@ class HttpConnection(asyncio.Protocol):
         if self._advancing:
             return
         self._advancing = True
-        while self._queue and self._current is None and self._writable and not self._ending:
+        while not self._ending:
+            if self._unparsed:
+                self._parse_slices()
+            if not self._queue or self._current is not None or not self._writable:
+                break
             entry = self._queue.popleft()
             if isinstance(entry, http.HTTPStatus):
                 headers = _LATER if entry is http.HTTPStatus.SERVICE_UNAVAILABLE else b""
@@ -356,10 +371,12 @@ class HttpConnection(asyncio.Protocol):
                     self._release(len(entry.body))
                 self._handle(entry)
         self._advancing = False
-        if self._owes_continue and self._current is None and not self._queue and not self._ending:
+        if self._owes_continue and not self._ending and self._current is None and not self._queue:
             self._owes_continue = False
             self._since = self._server.now
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._no_more and not self._ending and self._current is None and not self._queue:
+            self._end()  # what it sent last was not a whole request
         self._regulate()
 
     def _handle(self, request: _Request) -> None:
@@ -380,7 +397,7 @@ class HttpConnection(asyncio.Protocol):
         """Whether the answer to a request is the connection's last."""
         if not request.keep_alive:
             return True
-        if self._queue:
+        if self._queue or self._unparsed:
             return False
         return self._no_more or (self._server.closing and self._phase is _Phase.NOTHING)
 
@@ -437,9 +454,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _regulate(self) -> None:
         """Read only while the queue is short and the client reads its answers (backpressure)."""
-        limits = self._limits
-        full = self._queue and (len(self._queue) >= limits.pipelined or self._held > limits.body)
-        reading = self._ending or (self._writable and not full)
+        reading = self._ending or (self._writable and not (self._queue and self._full()))
         if reading != self._reading and not self._transport.is_closing():
             self._reading = reading
             if reading:
