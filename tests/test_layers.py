@@ -32,8 +32,10 @@ MAY_IMPORT = {
     # L3: the one path from a question to a result
     "experiment": [
         "core", "jobs", "architectures", "checkers", "faults", "measure", "runtimes", "experiment", "laws",
-    ],
-    "laws": ["core", "blocks", "jobs", "checkers", "measure", "architectures", "runtimes", "experiment", "laws"],
+    ],  # fmt: skip
+    "laws": [
+        "core", "blocks", "jobs", "architectures", "checkers", "measure", "runtimes", "experiment", "laws",
+    ],  # fmt: skip
     # L4
     "report": ["core", "faults", "measure", "experiment", "report"],
     "web": ["core", "measure", "experiment", "report", "web"],
