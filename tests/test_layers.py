@@ -31,11 +31,27 @@ MAY_IMPORT = {
     "runtimes.local": ["core", "runtimes.base", "runtimes.local", "components.base", "measure"],
     # L3: the one path from a question to a result
     "experiment": [
-        "core", "jobs", "architectures", "checkers", "faults", "measure", "runtimes", "experiment", "laws",
-    ],  # fmt: skip
+        "core",
+        "jobs",
+        "architectures",
+        "checkers",
+        "faults",
+        "measure",
+        "runtimes",
+        "experiment",
+        "laws",
+    ],
     "laws": [
-        "core", "blocks", "jobs", "architectures", "checkers", "measure", "runtimes", "experiment", "laws",
-    ],  # fmt: skip
+        "core",
+        "blocks",
+        "jobs",
+        "architectures",
+        "checkers",
+        "measure",
+        "runtimes",
+        "experiment",
+        "laws",
+    ],
     # L4
     "report": ["core", "faults", "measure", "experiment", "report"],
     "web": ["core", "measure", "experiment", "report", "web"],
