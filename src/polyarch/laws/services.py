@@ -1,19 +1,22 @@
-"""Laws of services: what a chain of them takes, and what splitting costs on one machine."""
+"""Laws of services: chains of them, what splitting costs on one machine, and one service on many servers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Literal
 
 from polyarch.architectures.client_server import ClientServer
 from polyarch.architectures.microservices import Microservices
 from polyarch.architectures.service_chain import ServiceChain
-from polyarch.core import Architecture, Job, Random, parameter
-from polyarch.experiment.laws import Expected, Figure, Law, Tell, at_least, exactly, relative
+from polyarch.architectures.service_mapping import Cache, ServiceMapping
+from polyarch.core import Architecture, Job, Random, gather, parameter, settle
+from polyarch.experiment.laws import Expected, Figure, Law, Tell, at_least, exactly, relative, within
 from polyarch.experiment.load import Load
 from polyarch.experiment.run import Question, Trial
 from polyarch.jobs.compute import Compute, ComputeJob
+from polyarch.jobs.kv import KeyValue, Kv
 from polyarch.jobs.shop import ShopJob
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.network import Endpoint, Network, ns
@@ -149,6 +152,129 @@ class Splitting(Law):
         finally:
             for trial in trials:
                 trial.close()
+
+
+class Capacity(Law):
+    """What n servers of one service carry, by how it is mapped to them."""
+
+    id = "SV-08"
+    architecture = "service_mapping"
+    claim = "n servers carry n/w if partitioned, and n / (w (r + n (1 - r))) as copies, if a share r reads"
+    source = "derived (read one, write all)"
+    certainty = "theory (well known), value computed here"
+    note = (
+        "in operations of one server: times w.  Saturated by 40 clients per server, all of which read and "
+        "write in exactly this proportion; keys are spread by their hash, so that the busiest of the "
+        "partitions has a little more than its share"
+    )
+    seeds = 2
+    mapping: Literal["partition", "replicate"] = parameter("replicate", "of the service to its servers")
+    n: int = parameter(8, "servers", least=1, most=64)
+    reads: float = parameter(0.95, "r: share of the operations that read", least=0, most=1)
+    work: float = parameter(1e-3, "w: of a read or a write", least=1e-4, most=1, unit="s")
+    listed = (
+        {"mapping": "partition", "n": 8, "reads": 0.95},
+        {"mapping": "replicate", "n": 2, "reads": 0.95},
+        {"mapping": "replicate", "n": 8, "reads": 0.95},
+        {"mapping": "replicate", "n": 8, "reads": 0.5},
+    )
+
+    @property
+    def formula(self) -> float:
+        n, r = self.n, self.reads
+        return n / (r + n * (1 - r)) if self.mapping == "replicate" else n
+
+    def expected(self) -> dict[str, Expected]:
+        return {"carried / one server": relative(self.formula, 0.04)}
+
+    def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
+        found = []
+        for done, seed in enumerate(seeds, 1):
+            found.append(self.carried(seed))
+            tell(done / len(seeds))
+        return {"carried / one server": fmean(found)}
+
+    def carried(self, seed: int) -> float:
+        kind = ServiceMapping(mapping=self.mapping, servers=self.n, work=self.work)
+        clients = 40 * self.n
+        turn = clients / self.formula * self.work  # of each client, when it is saturated
+        warm, end = 6 * turn, 6 * turn + max(20 * turn, 1000 * self.work)
+        counted = asked = 0
+
+        async def experiment(x: Experimenter) -> float:
+            async def client(i: int) -> None:
+                nonlocal counted, asked
+                service = x.at("client-0", KeyValue, timeout=math.inf)
+                while x.now < end:
+                    asked += 1
+                    key = f"key-{asked % 20_011}"
+                    if math.floor(asked * self.reads) > math.floor((asked - 1) * self.reads):
+                        await service.get(key)
+                    else:
+                        await service.put(key, asked)
+                    counted += warm <= x.now < end
+
+            await settle(*map(client, range(clients)))
+            return counted / (end - warm) * self.work
+
+        network = Network(latency=_Hops(1e-6))
+        with SimSession(kind, seed=seed, network=network, disk_sync=0.0) as session:
+            return session.perform(experiment)
+
+
+class Found(Law):
+    """How much of what is read a cache has, that keeps what it has read for a fixed time."""
+
+    id = "SV-09"
+    architecture = "service_mapping"
+    claim = "A cache that keeps for T finds m/(1 + m), m = l T reads of a key in T; less if writes remove it"
+    source = "Jung, Berger and Balakrishnan, Modeling TTL-based Internet caches, INFOCOM 2003"
+    certainty = "theory (well known), value computed here"
+    note = (
+        "Poisson reads of rate l for each key and cache; writes of rate u through the same cache remove an "
+        "entry, which leaves m = l (1 - exp(-u T)) / u reads of each entry"
+    )
+    seeds = 3
+    caches: int = parameter(2, "caches", least=1, most=100)
+    keys: int = parameter(200, "keys, all as popular", least=1, most=10_000)
+    rate: float = parameter(2000.0, "operations of all clients", least=1, most=100_000, unit="/s")
+    reads: float = parameter(0.9, "share of them that read", least=0.01, most=1)
+    keep: float = parameter(0.5, "T", least=0.001, most=100, unit="s")
+    operations: int = parameter(60_000, "counted, of all seeds", least=1000, most=10_000_000)
+    listed = ({}, {"reads": 1.0, "keep": 0.1}, {"reads": 0.5, "keep": 2.0, "caches": 5})
+
+    def expected(self) -> dict[str, Expected]:
+        each = self.rate / self.keys / self.caches
+        read, written = each * self.reads, each * (1 - self.reads)
+        entry = -math.expm1(-written * self.keep) / written if written else self.keep
+        share = read * entry / (1 + read * entry)
+        # Hits come in runs, of a geometric length at the most: so wide is what is counted.
+        spread = math.sqrt(share * (1 - share) * (1 + read * entry) / (self.operations * self.reads))
+        return {"share found": within(share, 4 * spread)}
+
+    def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
+        asked = found = 0
+        for done, seed in enumerate(seeds, 1):
+            kind = ServiceMapping(mapping="cache", servers=self.caches + 1, work=0.0, keep=self.keep)
+            job = Kv(keys=self.keys, reads=self.reads, swaps=0.0)
+            network = Network(latency=_Hops(1e-6))
+            trial = Trial(Question(kind, job, seed=seed, options={"network": network}))
+            try:
+                duration = self.operations / len(seeds) / self.rate
+                # The caches are empty at first.
+                trial.load(Load(duration=3 * self.keep + self.keys * self.caches / self.rate, rate=self.rate))
+                before = trial.perform(self.shares)
+                trial.load(Load(duration=duration, rate=self.rate, account=0, name="counted"))
+                after = trial.perform(self.shares)
+            finally:
+                trial.close()
+            asked, found = asked + after[0] - before[0], found + after[1] - before[1]
+            tell(done / len(seeds))
+        return {"share found": found / asked}
+
+    async def shares(self, x: Experimenter) -> tuple[int, int]:
+        told = await gather(*(x.at(f"cache-{i}", Cache).shares() for i in range(self.caches)))
+        return sum(asked for asked, _ in told), sum(found for _, found in told)
 
 
 async def _core_seconds(x: Experimenter) -> float:
