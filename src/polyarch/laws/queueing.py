@@ -322,8 +322,8 @@ class SeveralServers(Law):
     source = "Erlang 1917"
     certainty = THEORY
     note = (
-        "a pool of c threads, on a host with a core for each; where rho is 0.9 or more, chance alone moves the "
-        "mean wait of 10^6 requests by more than the 4 % of the list, and the tolerance is wider"
+        "a pool of c threads, on a host with a core for each; where rho is 0.9 or more, chance alone moves "
+        "the mean wait of 10^6 requests by more than the 4 % of the list, and the tolerance is wider"
     )
     seeds = 4
     c: int = parameter(2, "threads", least=1, most=1000)
