@@ -352,7 +352,7 @@ def test_live_threads_block_at_the_same_time_and_a_single_one_blocks_everybody()
             server = x.at(f"{role}-0", Server, timeout=20.0)
             assert await server.sort((2.0, 1.0), 0.01) == (1.0, 2.0)
             begin = x.now
-            ends = []
+            ends: list[float] = []
 
             async def ask(server: Any = server, ends: list[float] = ends) -> None:
                 assert await server.block(0.25, 0.001) == 0.25
