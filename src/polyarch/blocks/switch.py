@@ -152,7 +152,7 @@ class Switch(Http):
         self.to: dict[str, Http] = {}
         self.pools = [(branch, self.pool(branch.backends)) for branch in self.branches]
         self.others = self.pool(self.backends)
-        self.unspent = _UNSPENT
+        self.unspent = _UNSPENT if self.retries else 0.0
         self.requests = self.retried = self.hedged = self.refused = self.shunned = 0
         if self.check_seconds:
             self.every(self.check_seconds, self.check_all)
