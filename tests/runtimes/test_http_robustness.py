@@ -847,7 +847,7 @@ class Odd(Http):
         Response(200, headers={"x": "two\r\nlines: injected"}),
         Response(200, headers={"x": "\u20ac"}),
         Response(77),
-        Response(200, "text"),  # type: ignore[arg-type]
+        Response(200, "text" * 20_000),  # type: ignore[arg-type]
         Response(200, content_type="a\nb"),
         None,
         ZeroDivisionError(),
