@@ -139,8 +139,9 @@ def _churned_all(jobs: tuple[tuple[int, int, float, int, int], ...], tell: Tell)
 def _churned(job: tuple[int, int, float, int, int]) -> list[tuple[int, int] | None]:
     """(Hops, timeouts) of each lookup; None if it failed or was wrong."""
     n, length, rate, lookups, seed = job
-    # So many are away that nobody is back before every finger to it has been fixed.
-    away = max(200, round(rate * 600))
+    # So many are away that nobody is back before every finger to it has been fixed, even when more have come
+    # than gone: the difference of two Poisson processes wanders.
+    away = max(200, round(rate * 1500 + 4 * math.sqrt(2 * rate * (lookups + 20 * _ROUND))))
     ring = Ring(n, seed, length=length, upkeep=_ROUND, jitter=0.5, eager=False, newcomers=away, arrival=60.0)
 
     async def experiment(x: Experimenter) -> list[tuple[int, int] | None]:
