@@ -89,13 +89,13 @@ def test_a_dead_server_costs_its_domains_all_requests_until_the_ttl_ends_if_some
 
 
 def test_a_dead_server_is_named_for_ever_if_nobody_looks() -> None:
-    within, after = lost_to_a_dead_server()
+    within, after = lost_to_a_dead_server(check=0.0)
     assert within == pytest.approx(0.5)
     assert after == pytest.approx(0.5)
 
 
 def test_clients_that_try_the_other_addresses_of_an_answer_lose_nothing() -> None:
-    session = started(servers=3, domains=6, attempts=3)
+    session = started(servers=3, domains=6, attempts=3, check=0.0)
 
     async def experiment(x: Experimenter) -> tuple[list[Any], int]:
         await x.control.crash("server-1")
@@ -148,7 +148,7 @@ def test_a_run_says_who_chose_how_skewed_the_load_is_and_what_went_to_the_dead()
     record = run(question)
     assert 0.05 < record.metrics["chosen_by_dns"] < 0.25
     assert 1.05 < record.metrics["load_imbalance"] < 2.5
-    assert 0.05 < record.metrics["sent_to_dead"] < 0.5
+    assert 0.005 < record.metrics["sent_to_dead"] < 0.1
     assert record.holds
 
 

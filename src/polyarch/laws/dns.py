@@ -77,7 +77,7 @@ class ChosenByDns(Law):
 def _counts(job: tuple[int, tuple[float, ...], int, float, int, int]) -> tuple[int, int]:
     """Of so many requests: how many the name server has chosen a server for, and how many there were."""
     domains, weights, ttl, rate, requests, seed = job
-    architecture = DnsRoundRobin(servers=4, domains=domains, ttl=ttl, answers=1)
+    architecture = DnsRoundRobin(servers=4, domains=domains, ttl=ttl, answers=1, check=0.0)
     network = Network(latency=Constant(1e-7))
     session = SimSession(architecture, seed=seed, detailed=False, network=network)
     random = Random(seed).fork("requests")
