@@ -14,6 +14,7 @@ from rude_upstream import RudeUpstream
 
 from polyarch.architectures.application_switch import ApplicationSwitch, weights_of
 from polyarch.architectures.transport_switch import TransportLayerSwitch
+from polyarch.cli.main import _front
 from polyarch.core import Architecture, System, gather
 from polyarch.experiment.run import Question, run
 from polyarch.jobs.compute import ComputeJob
@@ -61,6 +62,15 @@ def test_wrong_settings_are_refused_in_one_line() -> None:
     ):
         with pytest.raises(ValueError, match=problem):
             architecture.build(System())
+
+
+@pytest.mark.parametrize(
+    "architecture", [ApplicationSwitch(), ApplicationSwitch(switch="caddy"), TransportLayerSwitch()]
+)
+def test_what_serves_is_the_switch(architecture: Architecture) -> None:
+    system = System()
+    architecture.build(system)
+    assert _front(system) == "switch-0"
 
 
 # -- live -------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import psutil
@@ -115,6 +116,38 @@ def test_a_megabyte_arrives_whole_in_both_directions_at_a_slow_client(local: Any
         writer.close()
 
     with_switch(local, tmp_path, test, named(b"a"))
+
+
+def test_many_connections_at_once_keep_their_bytes_apart(local: Any, tmp_path: Path) -> None:
+    async def one(switch: TransportSwitchServer, number: int) -> None:
+        dice = Random(number)
+        pieces = [dice.randbytes(dice.choice([1, 100, 5_000, 70_000, 200_000])) for _ in range(8)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", switch.port)
+
+        async def send() -> None:
+            for piece in pieces:  # the first of them before the switch has reached a server
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(dice.choice([0, 0, 0.005]))
+            writer.write_eof()
+
+        sending = asyncio.create_task(send())
+        got = b""
+        while data := await reader.read(dice.choice([10, 1_000, 100_000])):
+            got += data
+        await sending
+        assert got[:1] in (b"a", b"b")
+        assert got[1:] == b"".join(pieces)
+        writer.close()
+
+    async def test(switch: TransportSwitchServer) -> None:
+        await asyncio.gather(*(one(switch, number) for number in range(30)))
+        await asyncio.sleep(0.1)
+        assert connections(switch) == 0
+
+    with_switch(
+        local, tmp_path, test, named(b"a"), named(b"b"), check_seconds=0.0, policy="least_connections"
+    )  # fmt: skip
 
 
 def test_a_half_closed_connection_still_carries_the_answer(local: Any, tmp_path: Path) -> None:

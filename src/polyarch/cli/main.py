@@ -35,7 +35,7 @@ from polyarch.core.dns import Dns
 from polyarch.core.http import Http
 from polyarch.core.job import Job
 from polyarch.core.node import config_of
-from polyarch.core.system import Architecture, System
+from polyarch.core.system import Architecture, Component, System
 from polyarch.experiment import catalogue
 from polyarch.experiment.compare import compare
 from polyarch.experiment.record import save
@@ -336,6 +336,8 @@ def _front(system: System) -> str | None:
         if isinstance(wire, Http):
             target = system.wired(wire, None, 0)
             return target if isinstance(target, str) else wire.address
+        if isinstance(wire, Component) and isinstance(wire.simulated(), Http):  # a switch of somebody else's
+            return wire.address
     for role in system.roles.values():  # nothing stands before the servers but their name
         if isinstance(role.nodes[0], Dns):
             return system.addresses(role.nodes[0])[0]
