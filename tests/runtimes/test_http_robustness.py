@@ -199,7 +199,7 @@ def test_a_connection_that_never_says_a_word_is_closed_sooner_than_one_that_was_
             assert (await useful.answer())[0] == 200
             assert await useful.rest() == b""
 
-    serve(main, head_time=0.05, idle_time=0.3)
+    serve(main, head_time=0.05, idle_time=1.0)
 
 
 @pytest.mark.parametrize(
