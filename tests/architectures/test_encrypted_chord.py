@@ -12,7 +12,17 @@ from polyarch.architectures.chord import Chord, ChordRing
 from polyarch.architectures.encrypted_chord import EncryptedChord
 from polyarch.blocks import sealing
 from polyarch.blocks.sealed import NoSession, NotAdmitted, Sealed
-from polyarch.blocks.sealing import Authority, Certificate, Envelope, Forged, Hello, Replayed, public_key
+from polyarch.blocks.sealing import (
+    ANSWER,
+    CALL,
+    Authority,
+    Certificate,
+    Envelope,
+    Forged,
+    Hello,
+    Replayed,
+    public_key,
+)
 from polyarch.core import BadArguments, Failure, Refused, settle
 from polyarch.core.errors import UnknownMethod
 from polyarch.core.messages import encode
@@ -181,6 +191,37 @@ def test_who_was_not_admitted_waits_outside() -> None:
 
 
 # -- what was recorded --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [b"\xc1", encode(7), encode([]), encode(["ping"]), encode(["ping", 7])])
+def test_a_member_that_seals_nonsense_is_told_so_and_believed_by_nobody(text: bytes) -> None:
+    _, session, _ = started()
+    liar: Any = session.kernel.directory["peer-0"].node
+
+    async def lie() -> Any:
+        outbound = await liar.session("peer-1")
+        outbound.numbers += 1
+        return await liar.unsealed("peer-1").sealed(outbound.keys.seal(CALL, outbound.numbers, text))
+
+    async def experiment(x: Experimenter) -> Any:
+        return await settle(liar.spawn(lie()))
+
+    (answer,) = session.perform(experiment)
+    assert isinstance(answer, BadArguments)
+    assert not session.kernel.bugs
+
+
+@pytest.mark.parametrize("text", [b"\xc1", encode(7), encode([True]), encode([False, "x"])])
+def test_members_that_answer_nonsense_are_no_answer(monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
+    _, session, _ = started()
+    seal = sealing.Keys.seal
+    monkeypatch.setattr(
+        sealing.Keys,
+        "seal",
+        lambda keys, kind, number, said: seal(keys, kind, number, text if kind == ANSWER else said),
+    )
+    assert all(isinstance(answer, Failure) for answer in session.perform(lambda x: lookups(x, 4)))
+    assert not session.kernel.bugs
 
 
 def test_a_message_that_was_recorded_is_refused_the_second_time() -> None:

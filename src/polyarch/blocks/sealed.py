@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ClassVar
 
+from msgspec import MsgspecError
+
 from polyarch.blocks.sealing import (
     ANSWER,
     CALL,
@@ -34,7 +36,7 @@ from polyarch.blocks.sealing import (
     agree_calling,
     public_key,
 )
-from polyarch.core.errors import Failure, Refused, UnknownMethod, failure_from_wire
+from polyarch.core.errors import BadArguments, Broken, Failure, Refused, UnknownMethod, failure_from_wire
 from polyarch.core.messages import Method, Schema, decode, encode, oneway, rpc, schema_of
 from polyarch.core.node import Node
 from polyarch.core.records import Record
@@ -184,10 +186,12 @@ class Sealed(Node):
                 break
         if answer.number != envelope.number:
             raise Forged("that answers something else")
-        ok, *said = decode(session.keys.open(ANSWER, answer))
-        if not ok:
+        ok, *said = parts_of(session.keys.open(ANSWER, answer))
+        if ok is True and len(said) == 1:
+            return method.check_result(said[0])
+        if ok is False and [type(part) for part in said] == [str, str, bool]:
             raise failure_from_wire(*said)
-        return method.check_result(said[0])
+        raise Broken(f"{to} answers nothing that is an answer")
 
     async def tell_sealed(self, to: str, method: Method, arguments: Any) -> None:
         """Send a one-way message."""
@@ -265,8 +269,10 @@ class Sealed(Node):
             del self.offered[session.caller]
             self.called.pop(self.used.get(session.caller, b""), None)
             self.used[session.caller] = envelope.session
-        name, arguments = decode(text)
-        return session, name, arguments
+        name, *arguments = parts_of(text)
+        if not isinstance(name, str) or len(arguments) != 1 or not isinstance(arguments[0], list):
+            raise BadArguments(f"{session.caller} says nothing that is a message")
+        return session, name, arguments[0]
 
     def method(self, name: str) -> Method:
         method = schema_of(self.inside).methods.get(name) if self.inside else None
@@ -307,6 +313,15 @@ class Line:
             return lambda *a, **k: node.spawn(node.tell_sealed(to, method, _in_order(method, a, k)))
         seconds = method.timeout_ns * 1e-9 if self._timeout is None else self._timeout
         return lambda *a, **k: node.call_sealed(to, method, _in_order(method, a, k), seconds)
+
+
+def parts_of(text: bytes) -> list[Any]:
+    """The parts of a text that was opened.  A member that lies can have sealed anything: then [None]."""
+    try:
+        parts = decode(text)
+    except MsgspecError:
+        parts = None
+    return parts if isinstance(parts, list) and parts else [None]
 
 
 def _in_order(method: Method, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
