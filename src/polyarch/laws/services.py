@@ -157,7 +157,7 @@ class Splitting(Law):
 class Capacity(Law):
     """What n servers of one service carry, by how it is mapped to them."""
 
-    id = "SV-08"
+    id = "SV-A"
     architecture = "service_mapping"
     claim = "n servers carry n/w if partitioned, and n / (w (r + n (1 - r))) as copies, if a share r reads"
     source = "derived (read one, write all)"
@@ -225,7 +225,7 @@ class Capacity(Law):
 class Found(Law):
     """How much of what is read a cache has, that keeps what it has read for a fixed time."""
 
-    id = "SV-09"
+    id = "SV-B"
     architecture = "service_mapping"
     claim = "A cache that keeps for T finds m/(1 + m), m = l T reads of a key in T; less if writes remove it"
     source = "Jung, Berger and Balakrishnan, Modeling TTL-based Internet caches, INFOCOM 2003"
