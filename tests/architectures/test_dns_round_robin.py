@@ -17,6 +17,7 @@ from polyarch.jobs.compute import ComputeJob
 from polyarch.laws.dns import ChosenByDns
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter
+from polyarch.runtimes.local.dns_links import _Stream
 from polyarch.runtimes.sim.session import SimSession
 
 
@@ -258,6 +259,23 @@ def test_live_junk_gets_format_errors_or_nothing_and_harms_nobody(live: Any) -> 
         return (await x.control.traffic()).bugs
 
     assert live.perform(bugs) == ()
+
+
+@pytest.mark.parametrize(("unread", "cut_off"), [(1000, False), (1 << 20, True)])
+def test_who_asks_and_asks_and_never_reads_is_cut_off(unread: int, cut_off: bool) -> None:
+    class Transport:
+        aborted = False
+        is_closing = staticmethod(lambda: False)
+        write = staticmethod(lambda data: None)
+        get_write_buffer_size = staticmethod(lambda: unread)
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    stream = _Stream(None)  # type: ignore[arg-type]
+    stream.transport = Transport()
+    stream.respond(dnslib.DNSRecord.question(SERVICE, "SRV").reply())
+    assert stream.transport.aborted == cut_off
 
 
 @pytest.mark.local

@@ -33,6 +33,9 @@ PLAIN_LIMIT, EDNS_LIMIT = 512, 1232
 IDLE = 10.0
 """Seconds without a question after which a TCP connection is closed (RFC 7766 wants a few)."""
 CONNECTIONS = 200
+"""Most of them at a time."""
+UNREAD = 1 << 18
+"""Bytes of answers that a client may leave unread before its connection is cut."""
 COSTS = 65001
 """EDNS option for local use (RFC 6891): of a question its depth, of an answer what it has cost."""
 _secret = random.SystemRandom()
@@ -452,3 +455,5 @@ class _Stream(asyncio.Protocol):
         if not self.transport.is_closing():
             packed = message.pack()
             self.transport.write(len(packed).to_bytes(2, "big") + packed)
+            if self.transport.get_write_buffer_size() > UNREAD:
+                self.transport.abort()
