@@ -8,11 +8,11 @@ time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from random import Random as Mersenne
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -294,7 +294,7 @@ class PolicyOrder(Law):
     c: int = parameter(10, "servers", least=1, most=200)
     load: float = parameter(0.9, "of the servers", least=0.05, most=0.97)
     jobs: int = parameter(240_000, "requests measured of each policy", least=1000, most=100_000_000)
-    long = ({"jobs": 4_000_000},)
+    long: ClassVar[tuple[Mapping[str, Any], ...]] = ({"jobs": 4_000_000},)
 
     def expected(self) -> dict[str, Expected]:
         wanted: dict[str, Expected] = {}
