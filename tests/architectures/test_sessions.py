@@ -17,11 +17,11 @@ from polyarch.core import (
     Architecture,
     Conflict,
     Done,
+    Failure,
     Random,
     Request,
     Response,
     TooLarge,
-    Unreachable,
     settle,
 )
 from polyarch.core.http import failure_of
@@ -37,7 +37,7 @@ LASTING = [SignedCookies, SessionStore, SoftState]
 
 
 def ran(architecture: Architecture, *faults: str, **more: Any) -> RunRecord:
-    asked = {"duration": 6.0, "rate": 200.0, **more}
+    asked = {"duration": 5.0, "rate": 200.0, **more}
     return run(Question(architecture=architecture, job=SessionJob(), faults=list(faults), **asked))
 
 
@@ -68,7 +68,7 @@ def test_without_faults_everything_that_was_answered_is_kept_and_that_is_promise
     record = ran(architecture())
     assert record.holds
     assert kept(record)
-    assert record.operations.ok == record.operations.attempted > 1000
+    assert record.operations.ok == record.operations.attempted > 800
 
 
 @pytest.mark.parametrize("architecture", LASTING)
@@ -118,10 +118,10 @@ def test_a_new_server_takes_the_sessions_of_its_users_away_from_stateful_ones(
 def test_nothing_is_lost_under_random_faults(architecture: Any) -> None:
     job = SessionJob(users=3)
     setting = Setting(architecture(), job, rate=20.0, clients=1)  # one browser that knows them all
-    results = [perform(draw(setting, seed), made=(setting.architecture, job)) for seed in range(8)]
+    results = [perform(draw(setting, seed), made=(setting.architecture, job)) for seed in range(5)]
     assert [v for r in results for v in r.violations] == []
     done = [d for r in results for d in r.history]
-    assert sum(d.outcome == "ok" for d in done) > 0.7 * len(done) > 500
+    assert sum(d.outcome == "ok" for d in done) > 0.7 * len(done) > 350
 
 
 # -- signatures ---------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def test_the_store_answers_only_what_is_on_its_disk() -> None:
     async def test(x: Experimenter) -> tuple[str, ...]:
         await x.client.add("u", "a book")
         await x.control.crash("store-0")
-        with pytest.raises((Unreachable, TimeoutError)):
+        with pytest.raises(Failure):
             await x.client.basket("u")
         await x.control.restart("store-0")
         basket: tuple[str, ...] = await x.client.basket("u")
