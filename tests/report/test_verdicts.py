@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from polyarch.experiment.record import Comparison, Cost, Measure, Operations, Verdict
+from polyarch.report.figures import checks
 from polyarch.report.verdict import sentence, sentences
 
 from .conftest import make_card, make_measured, make_run
@@ -104,3 +105,13 @@ def test_a_jobs_own_figures_come_in_its_own_words() -> None:
     assert sentence(other, (one, other), (), measures) == (
         "chord: 99.2 % of the lookups found somebody, over 3.10 hops (the least)."
     )
+
+
+def test_what_is_not_promised_does_not_count_against_what_is() -> None:
+    kept, broken = Verdict("a", True, ""), Verdict("b", False, "")
+    chance = Verdict("c", False, "", promised=False)
+    assert checks([]) == ""
+    assert checks([kept, kept]) == "2 of 2 hold"
+    assert checks([kept, broken]) == "1 of 2 hold"
+    assert checks([kept, chance]) == "1 of 1 promised"
+    assert checks([kept, broken, chance]) == "1 of 2 promised"

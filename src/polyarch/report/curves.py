@@ -17,7 +17,7 @@ from typing import Any
 from polyarch.core.records import Record
 from polyarch.experiment.record import RunRecord, Spread, dumps
 from polyarch.experiment.sweep import Sweep
-from polyarch.report.figures import Figure, number
+from polyarch.report.figures import Figure, checks, number
 from polyarch.report.html import SCRIPT, as_json, environment_line, plot_element, table_element
 from polyarch.report.plots import Plot, colour
 from polyarch.report.sweep import figures_of_sweep
@@ -201,7 +201,7 @@ def _checks(sweep: Sweep) -> str:
         broken = dict.fromkeys(verdict.name for verdict in verdicts if verdict.broken)
         if broken:
             return f'<span class="bad">does not hold: {escape(", ".join(broken))}</span>'
-        return f'<span class="good">{sum(v.holds for v in verdicts)} of {len(verdicts)} hold</span>'
+        return f'<span class="good">{checks(verdicts)}</span>'
 
     rows = [[escape(name), *(words(point.runs) for point in sweep.of(name))] for name in sweep.architectures]
     return "<h2>What was checked</h2>\n" + table_element(["", *map(escape, sweep.axis.values)], rows)

@@ -6,7 +6,7 @@ equal and how many digits a number deserves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,7 @@ from polyarch.experiment.record import (
     Measure,
     RunRecord,
     Spread,
+    Verdict,
 )
 
 __all__ = [
@@ -161,10 +162,12 @@ def best(figure: Figure, runs: Sequence[RunRecord]) -> frozenset[int]:
     return winners if len(winners) < len(measured) else frozenset()
 
 
-def checks(run: RunRecord) -> str:
-    """``5 of 5 hold``; empty when nothing was checked."""
-    held = sum(verdict.holds for verdict in run.verdicts)
-    return f"{held} of {len(run.verdicts)} hold" if run.verdicts else ""
+def checks(verdicts: Collection[Verdict]) -> str:
+    """``5 of 5 hold``, or ``3 of 3 promised`` where something that is not promised does not hold; empty when
+    nothing was checked."""
+    counted = [verdict for verdict in verdicts if verdict.holds or verdict.promised]
+    held = f"{sum(verdict.holds for verdict in counted)} of {len(counted)}"
+    return f"{held} {'hold' if len(counted) == len(verdicts) else 'promised'}" if verdicts else ""
 
 
 def churn(churned: Churned) -> str:

@@ -91,7 +91,7 @@ def _verdicts(comparison: Comparison) -> Iterable[str]:
     words = comparison.sentences or sentences(comparison)
     for at, (run, sentence) in enumerate(zip(comparison.runs, words, strict=True)):
         text = escape(sentence.removeprefix(f"{run.architecture}: "))
-        if held := checks(run):
+        if held := checks(run.verdicts):
             held = f'<span class="{"good" if run.holds else "bad"}">checks: {escape(held)}</span>'
         yield (
             f'<article style="--mark: {colour(at)}"><h3>{escape(run.architecture)}{held}</h3>'

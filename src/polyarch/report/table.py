@@ -172,7 +172,7 @@ def _cell(text: str, *, best: bool) -> Text:
 
 
 def _checks(run: RunRecord) -> Text:
-    words = checks(run)
+    words = checks(run.verdicts)
     if not words:
         return _cell("", best=False)
     return Text(words + " " * len(_MARK), style="green" if run.holds else "bold red")
