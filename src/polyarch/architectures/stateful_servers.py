@@ -17,7 +17,6 @@ with more than one server.  And sessions that users leave behind stay for ever, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from polyarch.blocks.sessions import METRICS, Browser, Session, SessionServer, observe_sessions
@@ -74,9 +73,9 @@ class StatefulServers(Architecture):
     seconds: float = parameter(0.0, "work of each request on a core", least=0, most=10, unit="s")
     cores: int = parameter(1, "cores of each server's host, in a simulation", least=1)
 
-    def disclaims_under(self, faults: Sequence[str]) -> tuple[str, ...]:
-        stays = not faults and (self.sticky != "no" or self.servers == 1)
-        return () if stays else (NOTHING_LOST,)
+    @property
+    def disclaims(self) -> tuple[str, ...]:
+        return (NOTHING_LOST,)  # a session lives no longer than its server
 
     def build(self, system: System) -> None:
         server = StatefulServer(seconds=self.seconds)

@@ -172,11 +172,18 @@ def _wrong(
     alien: list[str] = []
     for user, dones in of.items():
         adds = [done for done in dones if done.name == "add" and done.outcome != "fail"]
-        left = [done.start for done in dones if done.name == "log_out" and done.outcome == "info"]
+        # Who logs in has an empty basket, and who logs out has none.
+        ends = [done for done in dones if done.name in ("log_in", "log_out") and done.outcome != "fail"]
         for done in dones:
-            if any(start < done.start for start in left):
+            if any(e.name == "log_out" and e.outcome == "info" and e.start < done.start for e in ends):
                 continue  # perhaps the session had been ended
-            answered = {a.arguments[1] for a in adds if a.outcome == "ok" and a.end <= done.start}
+            answered = {
+                add.arguments[1]
+                for add in adds
+                if add.outcome == "ok"
+                and add.end <= done.start
+                and not any(add.start <= e.end and e.start <= done.end for e in ends if e is not done)
+            }
             if done.code == SessionLost.code:
                 lost.setdefault(user, set()).update(answered)
             elif done.outcome == "ok" and done.name in ("basket", "log_out"):
