@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from statistics import pstdev
 from typing import Any
 
 import pytest
 
 from polyarch.architectures.hyparview import HyParView, HyParViewOverlay, NotNeighbours
 from polyarch.blocks.broadcast import News, Teller
-from polyarch.blocks.graphs import components, links
+from polyarch.blocks.graphs import clustering, components, links, mean_path
 from polyarch.blocks.overlay import NotAMember
-from polyarch.blocks.partial_views import both_ways, views_of
+from polyarch.blocks.partial_views import both_ways, in_degrees, views_of
 from polyarch.core import BadArguments
 from polyarch.experiment.laws import check
 from polyarch.jobs.broadcast import Account
@@ -66,6 +67,46 @@ def test_after_joining_views_are_full_and_every_connection_has_two_ends(seed: in
         assert len(set(node.passive)) == len(node.passive) == 30
         assert not {address, *node.active} & set(node.passive)
     assert not session.kernel.bugs
+
+
+def shape(formation: str, seed: int) -> dict[str, float]:
+    """What 300 peers' views look like, after some cycles for those who joined."""
+    overlay = HyParViewOverlay(nodes=300, formation=formation, wiring=seed)
+    session = SimSession(overlay, seed=seed, detailed=False)
+
+    async def form(x: Experimenter) -> dict[str, Any]:
+        await overlay.ready(x)
+        await x.sleep(20 if formation == "joined" else 0.1)
+        return await views_of(x, peers(300))
+
+    active = both_ways(session.perform(form))
+    passive = {a: tuple(node.passive) for a, node in nodes_of(session).items()}
+    assert not one_ended(session)
+    assert not session.kernel.bugs
+    assert len(components(active)) == 1
+    assert all(not {a, *nodes_of(session)[a].active} & set(others) for a, others in passive.items())
+    return {
+        "connections": 2 * links(active) / 300,
+        "path": mean_path(active, range(50)),
+        "remembered": sum(map(len, passive.values())) / 300,
+        "known to others": pstdev(in_degrees(passive).values()),
+        "passive clustering": clustering(both_ways(passive)),
+    }
+
+
+def test_joining_and_starting_connected_lead_to_the_same_kind_of_views() -> None:
+    built, joined = shape("converged", 1), shape("joined", 2)
+    assert built == pytest.approx(joined, rel=0.25)
+    assert built["path"] == pytest.approx(joined["path"], rel=0.02)
+    assert built["path"] != shape("converged", 3)["path"]
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 7])
+def test_few_who_start_connected_are_connected_as_far_as_they_make_pairs(nodes: int) -> None:
+    overlay = HyParViewOverlay(nodes=nodes, formation="converged")
+    connections = overlay.wired()
+    assert {len(near) for near in connections} == {{1: 0, 2: 1, 3: 2, 7: 4}[nodes]}
+    assert all(i in connections[j] for i, near in enumerate(connections) for j in near)
 
 
 def test_a_flood_crosses_every_connection_and_gives_everybody_the_message_once() -> None:

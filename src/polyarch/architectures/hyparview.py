@@ -21,11 +21,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 from polyarch.blocks.broadcast import SPREAD, BroadcastClient, News, spread_of
-from polyarch.blocks.partial_views import VIEWS, ViewKeeper, one_part, views_figures, views_of
-from polyarch.core import Architecture, Failure, Future, Refused, System, Verdict, oneway, parameter, rpc
+from polyarch.blocks.graphs import random_regular
+from polyarch.blocks.partial_views import VIEWS, ViewKeeper, one_part, place_in, views_figures, views_of
+from polyarch.core import (
+    Architecture,
+    Failure,
+    Future,
+    Random,
+    Refused,
+    System,
+    Verdict,
+    oneway,
+    parameter,
+    rpc,
+)
 from polyarch.jobs.broadcast import Broadcast
 
 _COVERAGE = ("what was published reached all who stayed", "all who stayed delivered the same messages")
@@ -51,6 +63,8 @@ class HyParView(ViewKeeper):
     """kp: how many of the passive view are."""
     repairs: bool = True
     """Whether a failed neighbour is replaced from the passive view."""
+    connections: tuple[tuple[int, ...], ...] = ()
+    """Whom each of ``addresses`` is connected to at first, by number, instead of joining."""
 
     timeout = 0.5
 
@@ -61,12 +75,25 @@ class HyParView(ViewKeeper):
         self.passive: list[str] = []
         self.given: list[str] = []  # what the last shuffle has sent away: the first to make room
         self.repairing = False
-        self.spawn(self.enter())
+        if self.connections and not self.restarted:
+            self.begin_connected()
+        else:
+            self.spawn(self.enter())
         if self.cycle:
             self.every(self.cycle, self.begin_shuffle)
 
     def neighbours(self) -> Collection[str]:
         return self.active
+
+    def begin_connected(self) -> None:
+        """Begin as a member, with connections as they are given and random others in the passive view."""
+        self.entered = True
+        for i in self.connections[place_in(self.addresses, self.address)]:
+            self.add_to_active(self.addresses[i])
+        enough = min(self.passive_size + len(self.active) + 1, len(self.addresses))
+        for peer in self.random.sample(self.addresses, enough):
+            if len(self.passive) < self.passive_size:
+                self.add_to_passive(peer)
 
     # -- joining (algorithm 1) -----------------------------------------------------------------------------
 
@@ -266,6 +293,8 @@ class HyParViewOverlay(Architecture):
     )
     cycle: float = parameter(1.0, "time between two shuffles of a peer; 0: none", least=0, unit="s")
     repairs: bool = parameter(True, "replace a failed neighbour from the passive view")
+    formation: Literal["joined", "converged"] = parameter("joined", "join one by one, or start connected")
+    wiring: int = parameter(0, "converged: which random graph of connections; its seed", least=0)
     arrival: float = parameter(0.02, "time between two joins", least=0, unit="s")
 
     def disclaims_under(self, faults: Sequence[str]) -> tuple[str, ...]:
@@ -284,10 +313,19 @@ class HyParViewOverlay(Architecture):
             passive_walk=self.passive_walk,
             cycle=self.cycle,
             repairs=self.repairs,
+            connections=self.wired() if self.formation == "converged" else (),
             arrival=self.arrival,
         )
         system.role("peer", peer, count=self.nodes)
         system.clients(BroadcastClient(addresses=addresses))
+
+    def wired(self) -> tuple[tuple[int, ...], ...]:
+        """A random graph in which all have as many neighbours as an active view holds; or, where all their
+        ends do not make pairs or peers are few, one less."""
+        degree = min(self.active, self.nodes - 1)
+        degree -= self.nodes * degree % 2
+        graph = random_regular(self.nodes, degree, Random(self.wiring).fork("connections"))
+        return tuple(map(tuple, graph))
 
     async def ready(self, x: Any) -> None:
         while len((await x.client.members()).lives) < self.nodes:

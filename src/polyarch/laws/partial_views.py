@@ -1,4 +1,4 @@
-"""Overlays of peers with partial views, for the laws of cyclon and hyparview.
+"""Overlays of peers with partial views, for the laws of cyclon, hyparview and scamp.
 
 Peers join one after another, and only then do the cycles begin that are counted: a cycle takes so long that
 in the time of all joins hardly any peer has one.  Simulated time costs nothing.
@@ -31,14 +31,23 @@ class Overlay:
     """Peers in a simulation, which join one after another."""
 
     def __init__(
-        self, peer: type[ViewKeeper], n: int, seed: int, *, links: bool = False, **config: Any
+        self,
+        peer: type[ViewKeeper],
+        n: int,
+        seed: int,
+        *,
+        arrival: float = ARRIVAL,
+        links: bool = False,
+        **config: Any,
     ) -> None:
-        """``links``: whether messages can be observed; ``config``: of each peer."""
+        """``arrival``: seconds between two joins; ``links``: whether messages can be observed; ``config``: of
+        each peer."""
         system = System()
         self.addresses = system.addresses("peer", n)
         self.alive: Sequence[str] = self.addresses
-        self.cycle = 50 * ARRIVAL * n
-        declared = peer(addresses=self.addresses, arrival=ARRIVAL, cycle=self.cycle, **config)
+        self.arrival = arrival
+        self.cycle = 50 * arrival * n
+        declared = peer(addresses=self.addresses, arrival=arrival, **{"cycle": self.cycle} | config)
         system.role("peer", declared, count=n)
         system.clients(BroadcastClient(addresses=self.addresses))
         network = Network(latency=Constant(LATENCY))
@@ -48,7 +57,7 @@ class Overlay:
 
     async def form(self, x: Experimenter, cycles: int) -> None:
         """All join; then so many cycles pass."""
-        await x.sleep(ARRIVAL * len(self.addresses) + 10 + cycles * self.cycle)
+        await x.sleep(self.arrival * len(self.addresses) + 10 + cycles * self.cycle)
 
     async def views(self, x: Experimenter) -> dict[str, tuple[str, ...]]:
         """The neighbours of each living peer."""
