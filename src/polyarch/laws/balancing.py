@@ -287,7 +287,8 @@ class PolicyOrder(Law):
     note = (
         "each request comes on a connection of its own; the central queue is the switch's, with --most 1; "
         "JSQ is compared with a walk over queue lengths (with an exact chain for two servers); tolerance "
-        "with the statistical error of the number of requests"
+        "with the statistical error of the number of requests.  The walk gives 1.931 for JSQ at .9 and 1.364 "
+        "at .8, the list's reference simulation 1.9 and 1.353"
     )
     seeds = 4
     base: float = 0.05
@@ -343,6 +344,11 @@ class TwoQueues(Law):
     claim = "JSQ before two servers is a little worse than M/M/2, which is its lower bound"
     source = "reference simulation; here the Markov chain of both queues, solved by iteration"
     certainty = "reference simulation (derived, no published value)"
+    note = (
+        "the list's reference simulation has 2.93 and 5.39; the chain gives 2.956 and 5.475, which a walk of "
+        "12 million steps over both lengths confirms (2.953, 5.44): the list's is low by 1 to 1.6 %, within "
+        "its tolerance"
+    )
     seeds = 4
     load: float = parameter(0.8, "of the servers", least=0.05, most=0.97)
     jobs: int = parameter(400_000, "requests measured", least=1000, most=100_000_000)
