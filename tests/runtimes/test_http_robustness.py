@@ -363,6 +363,22 @@ def statuses(stream: bytes) -> list[int]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (HOST + b"x: " + b"y" * 40_000, 431),
+        (HOST + b"transfer-encoding: chunked\r\n\r\n1;" + b"x" * 40_000, 400),
+    ],
+    ids=["a header", "a chunk extension"],
+)
+def test_what_does_not_end_is_refused_before_its_end(data: bytes, status: int) -> None:
+    wire = Wire()
+    connection = connected(echo, wire)
+    for i in range(0, len(data), 1000):
+        connection.data_received(data[i : i + 1000])
+    assert statuses(bytes(wire.out)) == [status]
+
+
 def test_a_target_as_proxies_get_it_is_the_same_resource_and_cookies_in_two_lines_are_one() -> None:
     seen: list[tuple[str, str]] = []
 
@@ -484,6 +500,26 @@ def test_pipelined_requests_that_are_too_many_are_not_even_read_until_their_turn
             await asyncio.sleep(0.01)
 
     serve(main, held)
+
+
+@pytest.mark.parametrize("last", [200, 0], ids=["whole", "not whole"])
+def test_what_was_sent_before_a_client_closed_its_half_is_answered_and_then_we_close(last: int) -> None:
+    first: list[Respond] = []
+
+    def handler(method: str, target: str, headers: dict[str, str], body: bytes, respond: Respond) -> None:
+        if first:
+            respond(200)
+        else:
+            first.append(respond)
+
+    wire = Wire()
+    connection = connected(handler, wire, body=60, slice=64)  # so that most of it is not parsed at once
+    request = HOST + b"content-length: 60\r\n\r\n" + bytes(60)
+    connection.data_received(request * 3 + request[: last or -1])
+    assert connection.eof_received(), "we have still to answer"
+    first[0](200)
+    assert statuses(bytes(wire.out)) == ([200] * 4 if last else [200] * 3)
+    assert wire.ended
 
 
 @pytest.mark.parametrize(
