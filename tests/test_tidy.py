@@ -208,3 +208,20 @@ def test_a_module_says_what_it_is_for_and_its_public_names_do_too(path: Path) ->
         if inspect.isclass(thing) or inspect.isfunction(thing):
             own = thing.__dict__.get("__doc__") if inspect.isclass(thing) else thing.__doc__
             assert own or thing.__module__ != module.__name__, f"{path}: {name} needs a docstring"
+
+
+def test_a_code_of_failure_means_one_thing() -> None:
+    """What comes over a wire is made again by its code: the class that was defined last would be it."""
+    given: dict[str, str] = {}
+    wrong = []
+    for path in files("."):
+        for node in ast.walk(ast.parse(path.read_text())):
+            for word in node.keywords if isinstance(node, ast.ClassDef) else ():
+                if word.arg == "code" and isinstance(word.value, ast.Constant):
+                    code = str(word.value.value)
+                    if code in given:
+                        wrong.append(
+                            f"{path}: {node.name} has the code {code!r} of {given[code]}: another word"
+                        )
+                    given[code] = f"{node.name} in {path}"
+    assert not wrong, "\n".join(wrong)

@@ -107,7 +107,7 @@ def test_when_all_walkers_have_come_to_their_end_nobody_waits_any_longer() -> No
         return answer.code, x.now - start
 
     code, seconds = run(overlay(copies=0, ttl=20), experiment)
-    assert code == "not-found"
+    assert code == "nobody-found"
     assert seconds < 0.2  # of the 5 that it waits for walkers that are lost
 
 

@@ -92,6 +92,6 @@ def test_who_is_in_no_census_is_neither_right_nor_wrong() -> None:
 def test_a_lookup_that_found_nobody_has_failed() -> None:
     job = Lookup()
     job.before = Census(BITS, tuple(members(5, seed=2)))
-    lost = Done(0, "lookup", ("a",), 0.0, 0.0, 1.0, "fail", None, "not-found")
+    lost = Done(0, "lookup", ("a",), 0.0, 0.0, 1.0, "fail", None, "nobody-found")
     assert "0.00% of 1 lookups answered" in job.check([lost], job.before)[0].detail
-    assert "not-found" not in Lookup.answers
+    assert "nobody-found" not in Lookup.answers

@@ -126,7 +126,7 @@ class OverlayClient(Directory):
             try:
                 holder = await self.ask(peer, place)
             except Failure as error:
-                if any(error.code == kind.code for kind in self.final):  # others have a NotFound as well
+                if isinstance(error, self.final):
                     raise
                 failure = error  # looking a key up changes nothing: it may always be asked again
                 self.retries += 1

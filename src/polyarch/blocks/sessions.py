@@ -59,7 +59,7 @@ class Session(Record):
     """How often it has changed."""
 
 
-class Forged(Refused, code="forged"):
+class Forged(Refused, code="forged-cookie"):
     """A cookie that no server of ours has made, or that was changed since."""
 
 

@@ -36,7 +36,7 @@ the beginning (``holders`` below says which).
 """
 
 
-class NotFound(Refused, code="not-found"):
+class NotFound(Refused, code="nobody-found"):
     """The search has ended, and nobody was found who holds the key."""
 
 
@@ -118,7 +118,7 @@ class Lookup(Job):
     one responsible member.  With them, an answer passes if it was responsible at some time for all that
     the stable members show; an answer that neither census knows is counted as *unverifiable*, not as right.
     Where content lies where it was placed (rule ``holders``) an answer is wrong if the member answered is
-    not one of the key's holders.  That nobody was found (``not-found``) is a failure of the lookup.
+    not one of the key's holders.  That nobody was found (``nobody-found``) is a failure of the lookup.
     """
 
     port = Directory
