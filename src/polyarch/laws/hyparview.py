@@ -26,7 +26,7 @@ from polyarch.experiment.laws import (
     within,
 )
 from polyarch.laws.partial_views import Overlay, links_between, random_path, reach, sampled_path
-from polyarch.laws.scamp import ALONE, grown, length_on_paper
+from polyarch.laws.scamp import ALONE, grown, reach_on_paper
 from polyarch.runtimes.base import Experimenter
 
 TR = "Leitão, Pereira, Rodrigues, HyParView, DSN 2007 and TR DI-FCUL 07-13, "
@@ -180,7 +180,8 @@ class Reliability(Law):
         "Messages one after another before anybody's next cycle, at most 1,000 (about 100 N deliveries in "
         "all, where many live); Cyclon's are not acknowledged.  The list says that Cyclon with fanout 4 "
         "reaches less than half past 40 % of failures.  A peer then has 2.4 living targets: theory gives "
-        "0.87, these peers 0.85; for 50 % 0.75 and 0.76; below half it is from 60 % on (0.52 and 0.48)"
+        "0.87, these peers 0.85; for 50 % 0.75 and 0.76; below half it is from 60 % on (0.52 and 0.48).  "
+        "Scamp is compared with views grown on paper (1,000: 0.62 and 0.60 for 50 %, 0.36 and 0.31 for 60)"
     )
     seeds = 2
     n: int = parameter(PUBLISHED, "peers", least=200, most=50_000)
@@ -202,7 +203,7 @@ class Reliability(Law):
         return {
             "HyParView": stable,
             "Cyclon": within(reach(4, 35, self.failed), 0.07),
-            "Scamp": within(reach(4, length_on_paper(min(self.n, 2000), 4), self.failed), 0.07),
+            "Scamp": within(reach_on_paper(self.n, 4, 4, self.failed), 0.07),
         }
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:

@@ -78,6 +78,27 @@ def grown(n: int, c: int, random: Random) -> list[list[int]]:
     return views
 
 
+def reach_on_paper(n: int, c: int, fanout: int, failed: float) -> float:
+    """The mean share of living peers that messages reach over grown views, of whose peers a fraction has
+    failed, if each passes a message on, once, to so many of its view."""
+    shares = []
+    for seed in range(5 if n <= 2000 else 1):
+        random = Random(seed).fork("reach")
+        views = grown(n, c, random)
+        dead = frozenset(random.sample(range(n), round(failed * n)))
+        living = [i for i in range(n) if i not in dead]
+        for _ in range(50):
+            reached = [random.choice(living)]
+            met = {reached[0]}
+            for i in reached:  # it grows meanwhile
+                for j in random.sample(views[i], min(fanout, len(views[i]))):
+                    if j not in met and j not in dead:
+                        met.add(j)
+                        reached.append(j)
+            shares.append(len(reached) / len(living))
+    return fmean(shares)
+
+
 def _lengths(job: tuple[int, int, int]) -> tuple[float, float]:
     """The mean length when a quarter have joined, and when all have."""
     n, c, seed = job
