@@ -522,3 +522,10 @@ def test_an_operation_over_http_costs_the_same_messages_and_depth_and_about_as_m
     (one, messages, size, depth), live = labs("sim").perform(experiment), labs("local").perform(experiment)
     assert (one, messages, depth) == (live[0], live[1], live[3]) == (3, 4, 4)
     assert 0.7 < size / live[2] < 1.3
+
+
+def test_two_failures_cannot_have_one_code() -> None:
+    with pytest.raises(TypeError, match="the code 'unreachable' is that of .*Unreachable"):
+
+        class Away(Refused, code="unreachable"):
+            pass

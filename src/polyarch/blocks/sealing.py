@@ -52,7 +52,7 @@ _PROTOCOL = "polyarch sealed messages 1"
 _WIDTH = 1024  # numbers that the window covers
 
 
-class Forged(Refused, code="forged"):
+class Forged(Refused, code="forged-message"):
     """It was not made by who is said to have made it, or was changed on its way."""
 
 

@@ -41,11 +41,23 @@ class Failure(Exception):
     def __init_subclass__(cls, code: str | None = None) -> None:
         super().__init_subclass__()
         if code is not None:
+            known = Failure._by_code.get(code)
+            if known is not None and not _is_again(known, cls):
+                raise TypeError(
+                    f"{cls.__module__}.{cls.__qualname__}: the code {code!r} is that of "
+                    f"{known.__module__}.{known.__qualname__}"
+                )
             cls.code = code
             Failure._by_code[code] = cls
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}" if self.detail else self.code
+
+
+def _is_again(known: type, new: type) -> bool:
+    """Whether it is the same class of a module that is loaded twice: a script, and again under its name."""
+    modules = {kind.__module__.rpartition(".")[2] for kind in (known, new)}
+    return known.__qualname__ == new.__qualname__ and (len(modules) == 1 or "__main__" in modules)
 
 
 class Refused(Failure, code="refused"):
