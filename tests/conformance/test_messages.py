@@ -525,7 +525,7 @@ def test_an_operation_over_http_costs_the_same_messages_and_depth_and_about_as_m
 
 
 def test_two_failures_cannot_have_one_code() -> None:
-    with pytest.raises(TypeError, match="the code 'unreachable' is that of .*Unreachable"):
+    with pytest.raises(TypeError, match="the code 'unreachable' is that of"):
 
         class Away(Refused, code="unreachable"):
             pass
