@@ -181,7 +181,8 @@ class Reliability(Law):
         "all, where many live); Cyclon's are not acknowledged.  The list says that Cyclon with fanout 4 "
         "reaches less than half past 40 % of failures.  A peer then has 2.4 living targets: theory gives "
         "0.87, these peers 0.85; for 50 % 0.75 and 0.76; below half it is from 60 % on (0.52 and 0.48).  "
-        "Scamp is compared with views grown on paper (1,000: 0.62 and 0.60 for 50 %, 0.36 and 0.31 for 60)"
+        "Scamp: for 1,000 peers 0.60 and 0.31; over views grown on paper 0.61 and 0.34.  For 60 % "
+        "single overlays deviate by 0.03 (1,000 peers) to 0.06 (400): below 1,000 its tolerance is 0.15"
     )
     seeds = 2
     n: int = parameter(PUBLISHED, "peers", least=200, most=50_000)
@@ -203,7 +204,7 @@ class Reliability(Law):
         return {
             "HyParView": stable,
             "Cyclon": within(reach(4, 35, self.failed), 0.07),
-            "Scamp": within(reach_on_paper(self.n, 4, 4, self.failed), 0.07),
+            "Scamp": within(reach_on_paper(self.n, 4, 4, self.failed), 0.07 if self.n >= 1000 else 0.15),
         }
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:

@@ -82,7 +82,7 @@ def reach_on_paper(n: int, c: int, fanout: int, failed: float) -> float:
     """The mean share of living peers that messages reach over grown views, of whose peers a fraction has
     failed, if each passes a message on, once, to so many of its view."""
     shares = []
-    for seed in range(5 if n <= 2000 else 1):
+    for seed in range(10 if n <= 2000 else 1):
         random = Random(seed).fork("reach")
         views = grown(n, c, random)
         dead = frozenset(random.sample(range(n), round(failed * n)))
