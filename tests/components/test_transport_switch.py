@@ -240,6 +240,7 @@ def test_servers_are_told_who_the_client_is(local: Any, tmp_path: Path, version:
                 writer.close()
                 return
             data += more
+        data += await reader.read(-1)  # who closes with something unread resets the connection
         writer.write(f"{found[0].source}:{found[0].source_port} {data[found[1] :].decode()}".encode())
         writer.close()
 
@@ -252,8 +253,7 @@ def test_servers_are_told_who_the_client_is(local: Any, tmp_path: Path, version:
         writer.write(b"payload")
         writer.write_eof()
         answer = await reader.read(-1)
-        assert answer.startswith(b"192.0.2.7:4711 ")
-        assert b"payload".startswith(answer.split(b" ")[1])
+        assert answer == b"192.0.2.7:4711 payload"
         writer.close()
         reader, writer = await asyncio.open_connection("127.0.0.1", switch.port)
         writer.write(b"GET / HTTP/1.1\r\n\r\n")  # no header of the protocol
