@@ -311,8 +311,7 @@ class Chord(Joining, SuccessorHolding):
 
     def converge(self) -> None:
         """Know at once what stabilisation would lead to: the definitions of table I, from the whole ring."""
-        ring, me, n = self.ring, self.me, len(self.ring)
-        at = bisect_left(ring, me)
+        ring, n, at = self.ring, len(self.ring), bisect_left(self.ring, self.me)
         self.me = me = ring[at]
         self.predecessor = ring[at - 1] if n > 1 else None
         self.follow(tuple(ring[(at + k) % n] for k in range(1, min(self.length, n) + 1)))
@@ -321,6 +320,7 @@ class Chord(Joining, SuccessorHolding):
             if within(start, me.id, self.successors[0].id):
                 break
             self.fingers.append(ring[bisect_left(ring, Peer(start, "")) % n])
+        self.fingers = self.fingers[:]  # without the room that a list keeps to grow: there may be 100,000
 
     def links(self) -> int:
         return len({*self.successors, *self.fingers, self.predecessor} - {self.me, None})

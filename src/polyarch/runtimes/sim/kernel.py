@@ -146,6 +146,7 @@ class Kernel:
             env = self._env(process, address, declared, len(self.directory))
             self.directory[address] = env
             process.envs.append(env)
+        process.envs = process.envs[:]  # without the room that a list keeps to grow
         return process
 
     def boot(self, *names: str) -> None:
