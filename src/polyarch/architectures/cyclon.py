@@ -19,10 +19,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
-from polyarch.blocks.broadcast import SPREAD, BroadcastClient, News, spread_of
-from polyarch.blocks.partial_views import VIEWS, ViewKeeper, one_part, views_figures
-from polyarch.core import Architecture, Failure, Record, System, Verdict, oneway, parameter, rpc
-from polyarch.jobs.broadcast import Broadcast
+from polyarch.blocks.broadcast import BroadcastClient, News
+from polyarch.blocks.partial_views import COVERAGE, ViewKeeper, ViewsOverlay
+from polyarch.core import Failure, Record, System, oneway, parameter, rpc
 
 
 class Link(Record, array_like=True):
@@ -205,17 +204,13 @@ class Cyclon(ViewKeeper):
         self.tell(news)
 
 
-class CyclonOverlay(Architecture):
+class CyclonOverlay(ViewsOverlay):
     """Partial views, kept random by exchanges with the oldest neighbour; gossip spreads over them."""
 
     name = "cyclon"
-    family = "peer-to-peer"
     source = "Voulgaris, Gavidia, van Steen, CYCLON, Journal of Network and Systems Management 13(2), 2005"
-    jobs = (Broadcast,)
     claims = ("no single point of failure", "views of a fixed size whose graph is like a random one")
-    metrics = SPREAD | VIEWS
 
-    nodes: int = parameter(16, "peers", least=1)
     view: int = parameter(20, "c: links of a peer", least=1)
     shuffle: int = parameter(8, "l: links exchanged at a time", least=1)
     cycle: float = parameter(1.0, "time between two exchanges of a peer; 0: none", least=0, unit="s")
@@ -229,7 +224,7 @@ class CyclonOverlay(Architecture):
     @property
     def disclaims(self) -> tuple[str, ...]:
         """Coverage is a matter of chance."""
-        return ("what was published reached all who stayed", "all who stayed delivered the same messages")
+        return COVERAGE
 
     def build(self, system: System) -> None:
         if self.shuffle > self.view:
@@ -249,11 +244,3 @@ class CyclonOverlay(Architecture):
         )
         system.role("peer", peer, count=self.nodes)
         system.clients(BroadcastClient(addresses=addresses))
-
-    async def ready(self, x: Any) -> None:
-        while len((await x.client.members()).lives) < self.nodes:
-            await x.sleep(0.5)
-
-    async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
-        figures = await views_figures(x, self.cycle)
-        return await spread_of(x) | figures, [one_part(figures)]

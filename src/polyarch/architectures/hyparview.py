@@ -23,11 +23,10 @@ from collections.abc import Collection, Sequence
 from math import inf
 from typing import Any, Literal
 
-from polyarch.blocks.broadcast import SPREAD, BroadcastClient, News, spread_of
+from polyarch.blocks.broadcast import BroadcastClient, News
 from polyarch.blocks.graphs import random_regular
-from polyarch.blocks.partial_views import VIEWS, ViewKeeper, one_part, place_in, views_figures, views_of
+from polyarch.blocks.partial_views import COVERAGE, ViewKeeper, ViewsOverlay, place_in, views_of
 from polyarch.core import (
-    Architecture,
     Failure,
     Future,
     Random,
@@ -38,9 +37,6 @@ from polyarch.core import (
     parameter,
     rpc,
 )
-from polyarch.jobs.broadcast import Broadcast
-
-_COVERAGE = ("what was published reached all who stayed", "all who stayed delivered the same messages")
 
 
 class NotNeighbours(Refused, code="not-neighbours"):
@@ -274,17 +270,13 @@ class HyParView(ViewKeeper):
             self.flood(news, sender)
 
 
-class HyParViewOverlay(Architecture):
+class HyParViewOverlay(ViewsOverlay):
     """Few connections to flood messages over, and a larger view from which failed ones are replaced."""
 
     name = "hyparview"
-    family = "peer-to-peer"
     source = "Leitão, Pereira, Rodrigues, HyParView, DSN 2007"
-    jobs = (Broadcast,)
     claims = ("no single point of failure", "every message reaches all while nobody fails")
-    metrics = SPREAD | VIEWS
 
-    nodes: int = parameter(16, "peers", least=1)
     active: int = parameter(5, "connections of a peer", least=2)
     passive: int = parameter(30, "other peers that it remembers", least=1)
     active_walk: int = parameter(6, "ARWL: steps of a newcomer's random walks, and of shuffles", least=1)
@@ -299,7 +291,7 @@ class HyParViewOverlay(Architecture):
 
     def disclaims_under(self, faults: Sequence[str]) -> tuple[str, ...]:
         """What is under way when peers fail may be lost with them."""
-        return (*self.disclaims, *_COVERAGE) if faults else self.disclaims
+        return (*self.disclaims, *COVERAGE) if faults else self.disclaims
 
     def build(self, system: System) -> None:
         if self.passive_walk > self.active_walk:
@@ -327,13 +319,9 @@ class HyParViewOverlay(Architecture):
         graph = random_regular(self.nodes, degree, Random(self.wiring).fork("connections"))
         return tuple(map(tuple, graph))
 
-    async def ready(self, x: Any) -> None:
-        while len((await x.client.members()).lives) < self.nodes:
-            await x.sleep(0.5)
-
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
-        figures = await views_figures(x, self.cycle)
-        return await spread_of(x) | figures, [one_part(figures), await self.is_symmetric(x)]
+        figures, verdicts = await super().observe(x)
+        return figures, [*verdicts, await self.is_symmetric(x)]
 
     async def is_symmetric(self, x: Any) -> Verdict:
         """Whether every connection is open at both ends."""

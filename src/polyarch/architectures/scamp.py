@@ -23,12 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from math import inf
-from typing import Any
 
-from polyarch.blocks.broadcast import SPREAD, BroadcastClient, News, spread_of
-from polyarch.blocks.partial_views import VIEWS, ViewKeeper, one_part, views_figures
-from polyarch.core import Architecture, Failure, Future, System, Verdict, oneway, parameter, rpc
-from polyarch.jobs.broadcast import Broadcast
+from polyarch.blocks.broadcast import BroadcastClient, News
+from polyarch.blocks.partial_views import COVERAGE, ViewKeeper, ViewsOverlay
+from polyarch.core import Failure, Future, System, oneway, parameter, rpc
 
 _CHANCES = 10.0
 """A forwarded subscription that should have been kept so many times (by the sum of the probabilities) and was
@@ -243,17 +241,13 @@ class Scamp(ViewKeeper):
             self.spread(news)
 
 
-class ScampOverlay(Architecture):
+class ScampOverlay(ViewsOverlay):
     """Partial views whose length follows the number of peers by itself; gossip goes to all of a view."""
 
     name = "scamp"
-    family = "peer-to-peer"
     source = "Ganesh, Kermarrec, Massoulié, IEEE Transactions on Computers 52(2), 2003"
-    jobs = (Broadcast,)
     claims = ("no single point of failure", "views of (c + 1) ln n without knowing n")
-    metrics = SPREAD | VIEWS
 
-    nodes: int = parameter(16, "peers", least=1)
     additional: int = parameter(1, "c: additional copies of a subscription", least=0)
     lease: float = parameter(30.0, "a subscription is valid for so long; 0: for ever", least=0, unit="s")
     cycle: float = parameter(1.0, "time between two heartbeats of a peer; 0: none", least=0, unit="s")
@@ -265,7 +259,7 @@ class ScampOverlay(Architecture):
     @property
     def disclaims(self) -> tuple[str, ...]:
         """Coverage is a matter of chance."""
-        return ("what was published reached all who stayed", "all who stayed delivered the same messages")
+        return COVERAGE
 
     def build(self, system: System) -> None:
         addresses = system.addresses("peer", self.nodes)
@@ -281,11 +275,3 @@ class ScampOverlay(Architecture):
         )
         system.role("peer", peer, count=self.nodes)
         system.clients(BroadcastClient(addresses=addresses))
-
-    async def ready(self, x: Any) -> None:
-        while len((await x.client.members()).lives) < self.nodes:
-            await x.sleep(0.5)
-
-    async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
-        figures = await views_figures(x, self.cycle)
-        return await spread_of(x) | figures, [one_part(figures)]

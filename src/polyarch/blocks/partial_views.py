@@ -9,16 +9,18 @@ from math import inf
 from statistics import pstdev
 from typing import Any
 
-from polyarch.blocks.broadcast import Teller
+from polyarch.blocks.broadcast import SPREAD, Teller, spread_of
 from polyarch.blocks.graphs import clustering, components
 from polyarch.blocks.overlay import NotAMember
 from polyarch.core.errors import Failure
 from polyarch.core.messages import rpc
-from polyarch.core.system import Verdict
+from polyarch.core.system import Architecture, Verdict, parameter
 from polyarch.core.tasks import settle
+from polyarch.jobs.broadcast import Broadcast
 
 __all__ = [
-    "VIEWS", "ViewKeeper", "both_ways", "in_degrees", "one_part", "place_in", "views_figures", "views_of",
+    "COVERAGE", "VIEWS", "ViewKeeper", "ViewsOverlay", "both_ways", "in_degrees", "one_part", "place_in",
+    "views_figures", "views_of",
 ]  # fmt: skip
 
 VIEWS = {
@@ -181,3 +183,27 @@ def one_part(figures: Mapping[str, float]) -> Verdict:
     """Whether these figures are of an overlay that holds together."""
     parts = figures.get("components", 0)
     return Verdict("the overlay is in one piece", parts == 1, f"{parts:g} parts")
+
+
+COVERAGE = ("what was published reached all who stayed", "all who stayed delivered the same messages")
+"""The verdicts that an overlay disclaims whose coverage is a matter of chance."""
+
+
+class ViewsOverlay(Architecture):
+    """What overlays of ``ViewKeeper``s have in common: when they are ready, and what is seen of them."""
+
+    family = "peer-to-peer"
+    jobs = (Broadcast,)
+    metrics = SPREAD | VIEWS
+
+    nodes: int = parameter(16, "peers", least=1)
+    cycle: float
+    """Each has this parameter: the time between two rounds of its upkeep; 0: none."""
+
+    async def ready(self, x: Any) -> None:
+        while len((await x.client.members()).lives) < self.nodes:
+            await x.sleep(0.5)
+
+    async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
+        figures = await views_figures(x, self.cycle)
+        return await spread_of(x) | figures, [one_part(figures)]
