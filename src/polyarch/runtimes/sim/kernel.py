@@ -1,7 +1,7 @@
 """The simulator: virtual time, an event queue, and nodes that are driven directly by their events.
 
 One seed decides everything.  Time is an integer of nanoseconds (docs/decisions/0001); events at the same
-time happen in the order in which they were made.  ``nodes.py`` says what the events do.
+time happen in the order in which they were made.  ``events.py`` says what the events do.
 """
 
 from __future__ import annotations
@@ -22,16 +22,9 @@ from polyarch.core.node import Node, bind
 from polyarch.core.randomness import Random
 from polyarch.core.tasks import Ledger, Task
 from polyarch.runtimes.base import Rule
+from polyarch.runtimes.sim.events import is_request, on_deadline, on_function
 from polyarch.runtimes.sim.network import Network, ns
-from polyarch.runtimes.sim.nodes import (
-    DetailedEnv,
-    LinkEnv,
-    PlainEnv,
-    SimEnv,
-    call_function,
-    expire,
-    is_request,
-)
+from polyarch.runtimes.sim.nodes import DetailedEnv, LinkEnv, PlainEnv, SimEnv
 from polyarch.runtimes.sim.process import SimProcess
 
 __all__ = ["Kernel", "no_collector"]
@@ -201,7 +194,7 @@ class Kernel:
 
     def at(self, time: int, env: SimEnv | None, function: Callable[[], None]) -> None:
         """Call a function at a time, if ``env`` lives then."""
-        self.schedule(time, (call_function, env, function))
+        self.schedule(time, (on_function, env, function))
 
     def run(self, seconds: float | None = None, *, until: Task | None = None) -> None:
         """Run for some virtual seconds, or until a task has ended, or until nothing is left to do."""
@@ -285,7 +278,7 @@ class Kernel:
 
     def expire(self, caller: Task, token: int, deadline: int, method: Method) -> None:
         """The call will not be answered in time: tell the caller at its deadline."""
-        self.schedule(max(deadline, self.now), (expire, caller, token, method))
+        self.schedule(max(deadline, self.now), (on_deadline, caller, token, method))
 
     def fail_now(self, caller: Task, token: int, failure: Failure) -> None:
         """Refuse a call at once, before it left."""

@@ -1,8 +1,7 @@
-"""Simulated nodes, and the events that messages are.
+"""Simulated nodes: what each of them is given, and how its messages leave.
 
-An event is a tuple ``(handler, …)`` whose tail belongs to its handler: one allocation, one entry in the
-agenda, one call.  There are three kinds of node environments, with the same meaning (a test compares
-their traces):
+A message is an event of the kernel's agenda (``events.py`` says what happens when it arrives).  There are
+three kinds of node environments, with the same meaning (a test compares their traces):
 
 * ``PlainEnv``: latency and crashes only.  It is what makes 100,000 nodes affordable.
 * ``LinkEnv``: besides, links that lose, delay, duplicate and reorder, and observers: for exploring schedules.
@@ -16,30 +15,33 @@ deadlines and removed when it is answered, at the price of a dict entry.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
-from polyarch.core.errors import (
-    BadArguments,
-    Broken,
-    Failure,
-    Refused,
-    Timeout,
-    TooLarge,
-    Unreachable,
-    failure_from_wire,
-)
+from polyarch.core.errors import BadArguments, Broken, Failure, Refused, TooLarge, Unreachable
 from polyarch.core.messages import Method, Reference, schema_of, timeout_ns
 from polyarch.core.node import Env, Node
 from polyarch.core.randomness import Random
 from polyarch.core.tasks import Suspension, Task, Timer
 from polyarch.core.wire import ANSWER, BASE, FAILURE, HEADER, MAX_FRAME, ONEWAY, REQUEST, UNSENDABLE, encode
 from polyarch.runtimes.sim.disk import SimDisk
+from polyarch.runtimes.sim.events import (
+    Until,
+    on_answer,
+    on_arrival,
+    on_deep_answer,
+    on_failure,
+    on_oneway,
+    on_oneway_arrival,
+    on_request,
+    on_timer,
+)
 from polyarch.runtimes.sim.network import ns
 from polyarch.runtimes.sim.process import SimProcess
 from polyarch.runtimes.sim.threads import SimThread
 
-__all__ = ["DetailedEnv", "LinkEnv", "PlainEnv", "SimEnv", "is_request"]
+__all__ = ["DetailedEnv", "LinkEnv", "PlainEnv", "SimEnv"]
 
 
 class SimEnv(Env):
@@ -94,7 +96,7 @@ class SimEnv(Env):
         timer = Timer(function, arguments)
         kernel = self.kernel
         delay = round(max(0.0, seconds) * 1e9 / self.process.drift)
-        kernel.schedule(kernel.now + delay, (_fire, self, timer))
+        kernel.schedule(kernel.now + delay, (on_timer, self, timer))
         return timer
 
     def every(
@@ -107,17 +109,17 @@ class SimEnv(Env):
         timer.jitter = jitter
         kernel = self.kernel
         first = round(seconds * self.random.random() * 1e9 / self.process.drift)
-        kernel.schedule(kernel.now + first, (_fire, self, timer))
+        kernel.schedule(kernel.now + first, (on_timer, self, timer))
         return timer
 
     def sleep(self, seconds: float) -> Suspension:
-        return _Until(self.kernel.now + round(max(0.0, seconds) * 1e9 / self.process.drift))
+        return Until(self.kernel.now + round(max(0.0, seconds) * 1e9 / self.process.drift))
 
     def work(self, seconds: float) -> Suspension:
-        return _Until(self.process.occupy(ns(seconds)))
+        return Until(self.process.occupy(ns(seconds)))
 
     def blocking_call(self, seconds: float) -> Suspension:
-        return _Until(self.process.occupy(ns(seconds), idle=True))
+        return Until(self.process.occupy(ns(seconds), idle=True))
 
     def thread(self) -> SimThread:
         return SimThread(self)
@@ -159,11 +161,11 @@ class SimEnv(Env):
         del self.kernel.serving[task]
         self.give(task.caller, task.caller_token, deadline, task.depth, ok, value, method)
 
+    @abc.abstractmethod
     def give(
         self, caller: Task, token: int, deadline: int, depth: int, ok: bool, value: Any, method: Method
     ) -> None:
         """Send an answer (or a failure) back to the caller; what comes after the deadline does not."""
-        raise NotImplementedError
 
 
 class PlainEnv(SimEnv):
@@ -179,14 +181,14 @@ class PlainEnv(SimEnv):
         timeout = reference._timeout
         deadline = now + (method.timeout_ns if timeout is None else timeout_ns(timeout))
         if target is None:
-            kernel.schedule(now, (_fail, task, token, _nobody(reference._to)))
+            kernel.schedule(now, (on_failure, task, token, _nobody(reference._to)))
             return
         delay = kernel.constant
         if target.process is self.process:
             delay = 0
         elif delay is None:
             delay = kernel.delay(self.process, target.process)
-        kernel.schedule(now + delay, (_request, task, token, target, method, arguments, deadline, 0))
+        kernel.schedule(now + delay, (on_request, task, token, target, method, arguments, deadline, 0))
 
     def send(self, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None:
         if not self.up:
@@ -200,7 +202,7 @@ class PlainEnv(SimEnv):
             delay = 0
         elif delay is None:
             delay = kernel.delay(self.process, target.process)
-        kernel.schedule(kernel.now + delay, (_oneway, target, method, arguments, None, 0))
+        kernel.schedule(kernel.now + delay, (on_oneway, target, method, arguments, None, 0))
 
     def give(
         self, caller: Task, token: int, deadline: int, depth: int, ok: bool, value: Any, method: Method
@@ -214,7 +216,7 @@ class PlainEnv(SimEnv):
             delay = kernel.delay(self.process, back.process)
         arrival = kernel.now + delay
         if arrival <= deadline:
-            kernel.schedule(arrival, (_answer if ok else _fail, caller, token, value))
+            kernel.schedule(arrival, (on_answer if ok else on_failure, caller, token, value))
         else:
             kernel.expire(caller, token, deadline, method)
 
@@ -242,7 +244,7 @@ class LinkEnv(SimEnv):
         if not arrivals:
             kernel.expire(task, token, deadline, method)
         for time in arrivals:
-            kernel.schedule(time, (_request, task, token, target, method, arguments, deadline, 0))
+            kernel.schedule(time, (on_request, task, token, target, method, arguments, deadline, 0))
 
     def send(self, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None:
         if not self.up:
@@ -258,7 +260,7 @@ class LinkEnv(SimEnv):
             if kernel.observer is not None:
                 kernel.observer("send", now, self.address, reference._to, method, arguments, arrivals)
         for time in arrivals:
-            kernel.schedule(time, (_oneway, target, method, arguments, None, 0))
+            kernel.schedule(time, (on_oneway, target, method, arguments, None, 0))
 
     def give(
         self, caller: Task, token: int, deadline: int, depth: int, ok: bool, value: Any, method: Method
@@ -276,7 +278,7 @@ class LinkEnv(SimEnv):
             kernel.expire(caller, token, deadline, method)
             return
         for time in arrivals:
-            kernel.schedule(time, (_answer if ok else _fail, caller, token, value))
+            kernel.schedule(time, (on_answer if ok else on_failure, caller, token, value))
 
 
 class DetailedEnv(SimEnv):
@@ -310,7 +312,7 @@ class DetailedEnv(SimEnv):
         if not arrivals:
             kernel.expire(task, token, deadline, method)
         for time in arrivals:
-            kernel.schedule(time, (_arrive, task, token, target, method, arguments, deadline, depth))
+            kernel.schedule(time, (on_arrival, task, token, target, method, arguments, deadline, depth))
 
     def send(self, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None:
         if not self.up:
@@ -330,7 +332,7 @@ class DetailedEnv(SimEnv):
             if kernel.observer is not None:
                 kernel.observer("send", kernel.now, self.address, reference._to, method, arguments, arrivals)
         for time in arrivals:
-            kernel.schedule(time, (_arrive_oneway, target, method, arguments, ledger, depth))
+            kernel.schedule(time, (on_oneway_arrival, target, method, arguments, ledger, depth))
 
     def give(
         self, caller: Task, token: int, deadline: int, depth: int, ok: bool, value: Any, method: Method
@@ -356,7 +358,7 @@ class DetailedEnv(SimEnv):
             kernel.expire(caller, token, deadline, method)
             return
         for time in arrivals:
-            kernel.schedule(time, (_answer_deep if ok else _fail, caller, token, value, depth))
+            kernel.schedule(time, (on_deep_answer if ok else on_failure, caller, token, value, depth))
 
 
 def _size(method: Method, value: Any, frame: tuple[Any, ...]) -> int:
@@ -378,223 +380,3 @@ def _size(method: Method, value: Any, frame: tuple[Any, ...]) -> int:
 
 def _nobody(address: str) -> Unreachable:
     return Unreachable(f"no node has the address {address!r}")
-
-
-# -- events -----------------------------------------------------------------------------------------------
-
-
-def _fire(event: tuple[Any, ...]) -> None:
-    """A timer's time has come."""
-    env, timer = event[1], event[2]
-    if timer.cancelled:
-        return
-    if not env.up:
-        env.kernel.held(env, event)
-        return
-    if timer.interval:
-        kernel = env.kernel
-        period = timer.interval
-        if timer.jitter:
-            period *= 1.0 + timer.jitter * (2.0 * env.random.random() - 1.0)
-        time = kernel.now + round(period * 1e9 / env.process.drift)
-        kernel.schedule(time, event)
-    env.run_callback(timer.function, timer.arguments)
-
-
-class _Until(Suspension):
-    """Resume at a virtual time."""
-
-    __slots__ = ("time",)
-
-    def __init__(self, time: int) -> None:
-        self.time = time
-
-    def suspend(self, task: Task) -> None:
-        kernel = task.env.kernel
-        kernel.schedule(self.time, (_wake, task.env, task))
-
-
-def _wake(event: tuple[Any, ...]) -> None:
-    env = event[1]
-    if env.up:
-        event[2].resume(None)
-    else:
-        env.kernel.held(env, event)
-
-
-def call_function(event: tuple[Any, ...]) -> None:
-    """The kernel's or a disk's own event."""
-    env = event[1]
-    if env is None or env.up:
-        event[2]()
-    else:
-        env.kernel.held(env, event)
-
-
-def _arrive(event: tuple[Any, ...]) -> None:
-    """A request arrives at a host: it waits for a core, and occupies it."""
-    env = event[3]
-    process = env.process
-    if process.cost_ns and env.up and env.inbox is None and event[1].env.process is not process:
-        env.kernel.schedule(process.occupy(process.cost_ns), (_request, *event[1:]))
-    else:
-        _request(event)
-
-
-def _request(event: tuple[Any, ...]) -> None:
-    """A request arrives at a node: run its handler, to its end or its first await."""
-    _, caller, token, env, method, arguments, deadline, depth = event
-    kernel = env.kernel
-    if not env.up:
-        kernel.undelivered(event, caller, token, env, deadline, method)
-        return
-    if env.inbox is not None:
-        env.inbox.append(event)
-        kernel.guard(caller, token, deadline, method)
-        return
-    trace = kernel.trace
-    if trace is not None:
-        trace += (kernel.now, env.number, method.code)
-    env.current = task = None
-    try:
-        if method.siblings is not env.methods:
-            method = kernel.same_message(env, method)
-        if kernel.detailed:
-            env.current = task = Task(env, None, caller.ledger, depth)
-        result = method.invoke(env.node, arguments)
-        if method.is_async:
-            if task is None:
-                waiting = result.send(None)
-                task = Task(env, result)
-            else:
-                task.coroutine = result
-                waiting = result.send(None)
-                depth = task.depth
-            # It has suspended: from here on the answer may be late, or never come.
-            task.caller = caller
-            task.caller_token = token
-            task.guard = (kernel.guard(caller, token, deadline, method), deadline, method)
-            kernel.serving[task] = None
-            if type(waiting) is tuple:
-                reference, method, arguments = waiting
-                env.call(task, reference, method, arguments)
-            else:
-                task.follow(waiting)
-            return
-    except StopIteration as stop:
-        result = stop.value
-    except Failure as error:
-        env.give(caller, token, deadline, depth, False, error, method)
-        return
-    except Exception as error:
-        env.bug(error)
-        broken = Broken(f"{type(error).__name__}: {error}")
-        env.give(caller, token, deadline, depth, False, broken, method)
-        return
-    try:
-        result = method.check_result(result)
-    except Broken as broken:
-        env.bug(TypeError(broken.detail))
-        env.give(caller, token, deadline, depth, False, broken, method)
-        return
-    env.give(caller, token, deadline, depth, True, result, method)
-
-
-def _answer_deep(event: tuple[Any, ...]) -> None:
-    caller = event[1]
-    if caller.token == event[2] and event[4] > caller.depth:
-        caller.depth = event[4]
-    _answer(event)
-
-
-def _answer(event: tuple[Any, ...]) -> None:
-    """An answer arrives at its caller: run it on, to its next await or its end."""
-    caller, token = event[1], event[2]
-    if caller.token != token or caller.done:
-        return
-    env = caller.env
-    kernel = env.kernel
-    if not env.up:
-        kernel.held(env, event)
-        return
-    trace = kernel.trace
-    if trace is not None:
-        trace += (kernel.now, env.number, token)
-    caller.token = token + 1
-    env.current = caller
-    try:
-        waiting = caller.coroutine.send(event[3])
-    except StopIteration as stop:
-        caller.finish(stop.value)
-        env.current = None  # or every node would keep its last task, all over the memory
-    except Exception as error:
-        caller.fail(error)
-    else:
-        if type(waiting) is tuple:
-            reference, method, arguments = waiting
-            env.call(caller, reference, method, arguments)
-        else:
-            caller.follow(waiting)
-
-
-def _fail(event: tuple[Any, ...]) -> None:
-    """A failure arrives at the caller."""
-    caller, token, failure = event[1], event[2], event[3]
-    if caller.token != token or caller.done:
-        return
-    env = caller.env
-    if not env.up:
-        env.kernel.held(env, event)
-        return
-    if env.kernel.trace is not None:
-        env.kernel.trace.extend((env.kernel.now, env.number, -token))
-    caller.token = token + 1
-    caller.throw(failure_from_wire(failure.code, failure.detail, failure.definite))  # nodes share nothing
-
-
-def expire(event: tuple[Any, ...]) -> None:
-    """A call's deadline: nothing has come."""
-    caller, token, method = event[1], event[2], event[3]
-    if caller.token == token and not caller.done:
-        _fail((_fail, caller, token, Timeout(f"{method.name} was not answered in time")))
-
-
-def is_request(event: tuple[Any, ...]) -> bool:
-    """Whether somebody waits for the answer to this event."""
-    return event[0] is _arrive or event[0] is _request
-
-
-def _arrive_oneway(event: tuple[Any, ...]) -> None:
-    """A one-way message arrives at a host: it waits for a core, and occupies it."""
-    env = event[1]
-    process = env.process
-    if process.cost_ns and env.up and env.inbox is None:
-        env.kernel.schedule(process.occupy(process.cost_ns), (_oneway, *event[1:]))
-    else:
-        _oneway(event)
-
-
-def _oneway(event: tuple[Any, ...]) -> None:
-    """A one-way message arrives at a node."""
-    _, env, method, arguments, ledger, depth = event
-    kernel = env.kernel
-    if not env.up:
-        kernel.held(env, event)
-        return
-    if env.inbox is not None:
-        env.inbox.append(event)
-        return
-    trace = kernel.trace
-    if trace is not None:
-        trace += (kernel.now, env.number, method.code)
-    try:
-        if method.siblings is not env.methods:
-            method = kernel.same_message(env, method)
-        arguments = method.check(arguments)
-    except Refused as error:
-        kernel.reject(env, error)
-        return
-    if ledger is not None:
-        env.run_accounted(method.function, (env.node, *arguments), ledger, depth)
-    else:
-        env.run_callback(method.function, (env.node, *arguments))
