@@ -20,7 +20,8 @@ from trampoline import drive
 from polyarch.blocks.tables import Row
 from polyarch.components import postgresql
 from polyarch.components.base import ComponentError
-from polyarch.components.postgresql import PostgresServer, PostgresTables
+from polyarch.components.postgres_tables import PostgresTables
+from polyarch.components.postgresql import PostgresServer
 from polyarch.core.errors import Conflict, Refused, Timeout, Unreachable
 from polyarch.runtimes.local.guardian import Janitor
 

@@ -12,7 +12,7 @@ import pytest
 from trampoline import drive
 
 from polyarch.blocks.tables import Row, Tables
-from polyarch.components.postgresql import PostgresTables
+from polyarch.components.postgres_tables import PostgresTables
 from polyarch.components.sqlite import SqliteTables
 from polyarch.core.errors import Conflict, Refused
 from polyarch.core.records import Record

@@ -53,7 +53,7 @@ class PostgreSQL(Component, _DeclaredTables):
         return SimTables(schema_of(Database).reference(env, self.address), env)
 
     def attach_live(self, env: Env, address: str) -> Tables:
-        from polyarch.components.postgresql import PostgresTables
+        from polyarch.components.postgres_tables import PostgresTables
 
         key = ("postgresql", address, self.tables)
         if key not in _shared:
