@@ -28,21 +28,8 @@ from polyarch.blocks.shop_web import ShopClient
 from polyarch.components.declared import Nats, PostgreSQL
 from polyarch.core import Architecture, Failure, Over, Random, Record, Refused, System, gather, rpc, settle
 from polyarch.core.job import Done
-from polyarch.jobs.shop import (
-    Books,
-    Cancelled,
-    Line,
-    NotFound,
-    Order,
-    OutOfStock,
-    Payment,
-    Product,
-    Reservation,
-    Shipment,
-    Shop,
-    ShopJob,
-    amounts,
-)
+from polyarch.jobs.shop import Cancelled, NotFound, OutOfStock, Shop, ShopJob
+from polyarch.jobs.shop_books import Books, Line, Order, Payment, Product, Reservation, Shipment, amounts
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.session import SimSession
 

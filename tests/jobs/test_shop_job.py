@@ -15,7 +15,8 @@ from polyarch.blocks.online_retail import COLUMNS, Invoice, Sale, invoices
 from polyarch.core import Operation, Random, Visit
 from polyarch.core.http import routes_of
 from polyarch.core.job import Done
-from polyarch.jobs.shop import Books, Line, Order, Payment, Product, Reservation, Shipment, Shop, ShopJob
+from polyarch.jobs.shop import Shop, ShopJob
+from polyarch.jobs.shop_books import Books, Line, Order, Payment, Product, Reservation, Shipment
 
 REAL = Path(__file__).parents[3] / "shared/data/online_retail.csv"
 ORDERS = 4000

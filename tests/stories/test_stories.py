@@ -20,7 +20,7 @@ from polyarch.architectures.service_oriented import ServiceOriented
 from polyarch.architectures.two_computers import TwoComputers
 from polyarch.core import Failure, Request, Response, gather
 from polyarch.core.system import Architecture
-from polyarch.jobs.shop import Line, Product
+from polyarch.jobs.shop_books import Line, Product
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.session import SimSession
 

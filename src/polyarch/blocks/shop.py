@@ -28,22 +28,8 @@ from msgspec.structs import replace
 from polyarch.blocks.queue import Queue
 from polyarch.blocks.tables import Row, Tables
 from polyarch.core import BadArguments, Conflict, Failure, Node, Record, Refused, Timeout, Web, rpc
-from polyarch.jobs.shop import (
-    HALF_DONE,
-    PAGE,
-    Cancelled,
-    Declined,
-    Line,
-    NotFound,
-    Order,
-    OutOfStock,
-    Payment,
-    Product,
-    Reservation,
-    Shipment,
-    Shop,
-    amounts,
-)
+from polyarch.jobs.shop import PAGE, Cancelled, Declined, NotFound, OutOfStock, Shop
+from polyarch.jobs.shop_books import HALF_DONE, Line, Order, Payment, Product, Reservation, Shipment, amounts
 
 __all__ = [
     "ORDERS",
