@@ -25,9 +25,10 @@ from polyarch.core import (
     settle,
 )
 from polyarch.core.http import failure_of
+from polyarch.experiment.performance import perform
 from polyarch.experiment.record import RunRecord
 from polyarch.experiment.run import Question, run
-from polyarch.experiment.schedule import Setting, draw, perform
+from polyarch.experiment.schedule import Setting, draw
 from polyarch.jobs.session import NOTHING_LOST, SessionJob, SessionLost
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.session import SimSession
@@ -60,7 +61,8 @@ async def asked(x: Experimenter, verb: str, target: str, body: bytes = b"", cook
 
 
 def cookie_of(response: Response) -> str:
-    return response.headers["set-cookie"].partition("=")[2].partition(";")[0]
+    (cookie,) = response.cookies
+    return cookie.partition("=")[2].partition(";")[0]
 
 
 @pytest.mark.parametrize("architecture", ALL)
@@ -87,6 +89,8 @@ def test_a_crash_costs_stateful_servers_their_sessions_and_those_that_come_back_
     # A third of the 50 users that are there, and what users have left behind is looked at in the end.
     assert 8 <= for_good.operations.failed <= 26
     assert comes_back.operations.failed > 1.3 * for_good.operations.failed
+    by_cookie = ran(StatefulServers(sticky="cookie"), "crash:server-0@2-4")
+    assert by_cookie.operations.failed < for_good.operations.failed + 5, "nobody is sent back"
 
 
 def test_stateful_servers_need_a_switch_that_is_sticky_unless_there_is_only_one() -> None:

@@ -195,6 +195,16 @@ def test_a_hedge_answers_before_the_slow_server_does() -> None:
     assert times[0.1] < 0.3
 
 
+def test_if_both_fail_a_hedged_client_hears_why_and_not_that_it_was_hedged() -> None:
+    async def test(x: Experimenter, switch: Switch) -> None:
+        for i in range(3):
+            await x.control.crash(f"server-{i}")
+        with pytest.raises(Unreachable):
+            await switch.http(GET)
+
+    perform("round_robin", test, hedge_seconds=0.1)
+
+
 def test_what_changes_something_is_never_hedged() -> None:
     async def test(x: Experimenter, switch: Switch) -> None:
         for _ in range(3):
@@ -254,6 +264,61 @@ def test_servers_leave_and_join_under_load_and_nothing_is_lost() -> None:
             await switch.leave("server-2")
 
     perform("least_connections", test)
+
+
+def test_a_server_that_comes_back_has_the_requests_of_its_kind_again() -> None:
+    async def test(x: Experimenter, switch: Switch) -> None:
+        await switch.leave("server-2")
+        assert {(await switch.http(Request("GET", "/sort"))).body for _ in range(5)} == {b"server-1"}
+        with pytest.raises(Failure, match="the last one"):
+            await switch.leave("server-1")
+        assert b"server-1" in {(await switch.http(GET)).body for _ in range(9)}, "it has left nothing"
+        await switch.join("server-2")
+        answers = {(await switch.http(GET)).body for _ in range(30)}
+        assert answers == {b"server-0", b"server-1"}
+        answers = {(await switch.http(Request("GET", "/sort"))).body for _ in range(30)}
+        assert answers == {b"server-1", b"server-2"}
+
+    branches = (Branch(("server-1", "server-2"), path="/sort"),)
+    perform("random", test, backends=("server-0", "server-1"), branches=branches)
+
+
+def test_a_server_that_does_not_answer_is_not_asked_again_whether_it_is_there() -> None:
+    async def test(x: Experimenter, switch: Switch) -> None:
+        await x.control.pause("server-0")
+        await x.sleep(3.5)
+        assert {(await switch.http(GET)).body for _ in range(9)} == {b"server-1", b"server-2"}
+        await x.control.resume("server-0")
+        await x.sleep(1.0)
+        assert len({(await switch.http(GET)).body for _ in range(9)}) == 3
+
+    requests = perform("round_robin", test, check_seconds=0.1, backend_seconds=1.0)
+    assert requests["server-0"] < 20 < requests["server-1"]
+
+
+def test_who_brings_the_cookie_gets_its_server_as_long_as_that_can_be_had() -> None:
+    async def test(x: Experimenter, switch: Switch) -> None:
+        async def visit(method: str = "GET", target: str = "/", cookie: str = "") -> Response:
+            headers = {"cookie": f"other=1; home={cookie}"} if cookie else {}
+            return await switch.http(Request(method, target, b"", headers))
+
+        homes = [(await visit()).cookies for _ in range(3)]
+        assert sorted(homes) == [(f"home=server-{i}; Path=/; HttpOnly",) for i in range(3)]
+        for _ in range(6):
+            answer = await visit("POST", cookie="server-1")
+            assert (answer.body, answer.cookies) == (b"server-1", ())
+        # Its session is there, so nobody else can answer, however busy or slow it is.
+        assert (await visit(target="/busy", cookie="server-0")).status == 503
+        assert (await visit(target="/slow", cookie="server-0")).body == b"server-0"
+        assert (await switch.counts()).hedged == 0
+        await x.control.crash("server-1")
+        for cookie in ("server-1", "nobody"):
+            answer = await visit(cookie=cookie)
+            assert answer.cookies == (f"home={answer.body.decode()}; Path=/; HttpOnly",)
+        await switch.leave("server-2")
+        assert (await visit(cookie="server-2")).cookies == ("home=server-0; Path=/; HttpOnly",)
+
+    perform("round_robin", test, sticky="home", hedge_seconds=0.1)
 
 
 def test_a_connection_keeps_its_server_and_the_policy_counts_connections() -> None:

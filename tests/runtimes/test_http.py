@@ -375,7 +375,7 @@ def test_an_idle_connection_is_closed_without_a_word_and_one_that_waits_for_us_i
         def handler(method: str, target: str, headers: dict[str, str], body: bytes, respond: Respond) -> None:
             asyncio.get_running_loop().call_later(0.2, respond, 200, b"late")
 
-        async with HttpServer(handler, limits=Limits(idle_time=0.05)) as server:
+        async with HttpServer(handler, limits=Limits(head_time=0.05, idle_time=0.05)) as server:
             assert await talk(server.port, b"") == b""
             assert (await talk(server.port, GET % 1)).endswith(b"late")
 

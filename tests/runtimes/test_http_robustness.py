@@ -264,6 +264,9 @@ class Wire:
     def is_closing(self) -> bool:
         return self.closed
 
+    def get_extra_info(self, name: str) -> None:
+        return None  # it has no address
+
     def get_write_buffer_size(self) -> int:
         return self.unread
 
@@ -865,7 +868,8 @@ def test_what_is_between_neighbours_ends_at_the_switch_and_head_has_the_length_o
         assert lines[0] == b"get /a?b=c http/1.1"
         assert b"x-kept: 2" in lines
         names = {line.partition(b":")[0] for line in lines[1:] if line}
-        assert names == {b"host", b"x-kept", b"content-length"}
+        ours = {b"via", b"forwarded", b"x-forwarded-for"}
+        assert names == {b"host", b"x-kept", b"content-length"} | ours
         async with client(port) as c:
             c.send(b"HEAD / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
             answer = await c.rest()
@@ -874,6 +878,43 @@ def test_what_is_between_neighbours_ends_at_the_switch_and_head_has_the_length_o
             assert answer.endswith(b"\r\n\r\n")
 
     assert switch(main, upstream(b"echo"), tmp_path=tmp_path) == []
+
+
+def test_a_server_is_told_by_whom_a_request_came_and_the_last_word_on_it_is_the_switchs(
+    tmp_path: Path,
+) -> None:
+    async def main(port: int) -> None:
+        lied = b"via: 1.0 fred\r\nx-forwarded-for: 10.0.0.1\r\nforwarded: for=10.0.0.1\r\n\r\n"
+        for more, before in ((b"\r\n", b""), (lied, b"10.0.0.1")):
+            _, _, seen = await exchange(port, b"GET / HTTP/1.1\r\nhost: x\r\n" + more)
+            said = dict(line.split(b": ", 1) for line in seen.lower().split(b"\r\n")[1:] if line)
+            assert said[b"via"] == (b"1.0 fred, " if before else b"") + b"1.1 switch-0"
+            assert said[b"x-forwarded-for"] == (before + b", " if before else b"") + b"127.0.0.1"
+            assert said[b"forwarded"] == (b"for=" + before + b", " if before else b"") + b"for=127.0.0.1"
+
+    assert switch(main, upstream(b"echo"), tmp_path=tmp_path) == []
+
+
+def test_of_an_answer_each_cookie_passes_and_what_was_for_the_switch_alone_does_not(tmp_path: Path) -> None:
+    early = b"HTTP/1.1 103 Early Hints\r\nlink: </style>\r\nset-cookie: early=1\r\n\r\n"
+    head = b"HTTP/1.1 200 OK\r\nconnection: keep-alive, X-Mine\r\nx-mine: 1\r\nupgrade: h2c\r\nx-kept: 2\r\n"
+    cookies = b"set-cookie: a=1; Expires=Wed, 21 Oct 2026 07:28:00 GMT\r\nSet-Cookie: b=2\r\n"
+    body = b"transfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nset-cookie: late=1\r\nx-late: 1\r\n\r\n"
+
+    async def main(port: int) -> None:
+        async with client(port) as c:
+            c.send(GET % 1)
+            lines = (await c.reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
+            assert await c.reader.readexactly(2) == b"ok"
+        said = [line.split(b": ", 1) for line in lines[1:] if line]
+        assert [v for n, v in said if n == b"set-cookie"] == [
+            b"a=1; Expires=Wed, 21 Oct 2026 07:28:00 GMT",
+            b"b=2",
+            b"server=upstream-0; Path=/; HttpOnly",
+        ]
+        assert {n for n, _ in said} == {b"date", b"set-cookie", b"x-kept", b"content-length"}
+
+    assert switch(main, upstream(early + head + cookies + body), tmp_path=tmp_path, sticky="server") == []
 
 
 class Odd(Http):

@@ -105,7 +105,7 @@ class SoftBrowser(Browser):
         super().remember(user, response)
         if copy := response.headers.get("session-copy"):
             self.copies[user] = copy
-        if user not in self.cookies:
+        if not self.has_session(user):
             self.copies.pop(user, None)
 
 

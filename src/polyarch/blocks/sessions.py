@@ -148,10 +148,10 @@ def _cookie(request: Request) -> str:
 
 
 def _answer(value: Any, token: str | None = None, headers: dict[str, str] | None = None) -> Response:
-    more = dict(headers or {})
+    cookies: tuple[str, ...] = ()
     if token is not None:
-        more["set-cookie"] = f"session={token}; Path=/; HttpOnly" + ("" if token else "; Max-Age=0")
-    return Response(200, msgspec.json.encode(value), headers=more)
+        cookies = (f"session={token}; Path=/; HttpOnly" + ("" if token else "; Max-Age=0"),)
+    return Response(200, msgspec.json.encode(value), headers=dict(headers or {}), cookies=cookies)
 
 
 # -- the browser --------------------------------------------------------------------------------------------
@@ -169,12 +169,13 @@ class Seen(Record):
 
 
 class Browser(Sessions):
-    """The users' browsers.  Each does one thing after another, and keeps a cookie."""
+    """The users' browsers.  Each does one thing after another, and keeps cookies: of the server, and of a
+    switch that names the server in one."""
 
     front: Http
 
     async def start(self) -> None:
-        self.cookies: dict[str, str] = {}
+        self.cookies: dict[str, dict[str, str]] = {}
         self.busy: dict[str, Future[None]] = {}
         self.begun = self.lost = self.longest = 0
 
@@ -197,7 +198,7 @@ class Browser(Sessions):
 
     @rpc
     async def logged_in(self) -> tuple[str, ...]:
-        return tuple(self.cookies)
+        return tuple(user for user in self.cookies if self.has_session(user))
 
     @rpc
     async def seen(self) -> Seen:
@@ -210,14 +211,14 @@ class Browser(Sessions):
             await self.busy[user]
         self.busy[user] = done = self.future()
         try:
-            if request is None or user not in self.cookies:
-                self.cookies.pop(user, None)
+            if request is None or not self.has_session(user):
+                self.forget(user)
                 await self.ask(user, Request("POST", "/session", msgspec.json.encode({"user": user})))
                 self.begun += 1
             return None if request is None else await self.ask(user, request)
         except SessionLost:
             self.lost += 1
-            self.cookies.pop(user, None)
+            self.forget(user)
             raise
         finally:
             del self.busy[user]
@@ -228,8 +229,8 @@ class Browser(Sessions):
         headers = dict(request.headers)
         # All users share one address here; a switch in front would name the address of each (RFC 7239).
         headers["forwarded"] = f"for={user}"
-        if user in self.cookies:
-            headers["cookie"] = f"session={self.cookies[user]}"
+        if jar := self.cookies.get(user):
+            headers["cookie"] = "; ".join(f"{name}={value}" for name, value in jar.items())
             self.longest = max(self.longest, len(headers["cookie"]))
         response = await self.front.http(Request(request.method, request.target, request.body, headers))
         if response.status != 200:
@@ -238,13 +239,21 @@ class Browser(Sessions):
         return msgspec.json.decode(response.body)
 
     def remember(self, user: str, response: Response) -> None:
-        """Keep the cookie that came with a response."""
-        name, _, rest = response.headers.get("set-cookie", "").partition("=")
-        if name == "session":
-            if token := rest.partition(";")[0]:
-                self.cookies[user] = token
+        """Keep the cookies that came with a response; what is empty is gone."""
+        for cookie in response.cookies:
+            name, _, value = cookie.partition(";")[0].partition("=")
+            if value:
+                self.cookies.setdefault(user, {})[name] = value
             else:
-                self.cookies.pop(user, None)
+                self.cookies.get(user, {}).pop(name, None)
+
+    def has_session(self, user: str) -> bool:
+        """Whether a user has a session, for all that the browser knows."""
+        return "session" in self.cookies.get(user, {})
+
+    def forget(self, user: str) -> None:
+        """The session is over; which server it was at, the switch may still want to know."""
+        self.cookies.get(user, {}).pop("session", None)
 
 
 METRICS = {

@@ -15,12 +15,23 @@ With ``check_seconds`` servers are asked actively too.
 
 *Hedging* (Dean and Barroso, "The tail at scale", CACM 56(2), 2013): a safe request that has no answer after
 ``hedge_seconds`` is sent to a second server too, and the first answer counts.
+
+*Sticky sessions*: the switch may give each client a cookie that names its server, and sends whoever brings it
+there again.  What belongs to a server (a session in its memory) is not to be had from another one: such a
+request is not hedged and not asked again for being refused.  Only who finds its server ill, gone or full goes
+to another one, and is told so by a new cookie.
+
+*What servers see*: a request says by whom it came (``via``, RFC 9110, 7.6.3) and, where the runtime knows it,
+from where (``forwarded``, RFC 7239, and ``x-forwarded-for``).  A client can write such headers too; only the
+last word in them is the switch's.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+
+import msgspec
 
 from polyarch.blocks.balancing import Balancer, PolicyName, balancer
 from polyarch.core import (
@@ -49,6 +60,9 @@ SAFE = ("GET", "HEAD")
 
 _UNSPENT = 10.0
 """Retries that may be saved up: what a switch may do at once after a quiet time."""
+
+_MARKS = 1000
+"""Clients whose marks are kept made."""
 
 
 class Branch(Record):
@@ -125,8 +139,10 @@ class Switch(Http):
     bound: float = 1.25
     """Of ``consistent_hash``: no server has more than so many times the mean load."""
     affinity: str = "target"
-    """What the key of hashing policies is: ``target``, ``content``, ``header NAME`` or ``cookie NAME``; of
-    a request that has none, its target."""
+    """What the key of hashing policies is: ``target``, ``content``, ``client``, ``header NAME`` or ``cookie
+    NAME``; of a request that has none, its target."""
+    sticky: str = ""
+    """Name of the cookie that names a client's server; empty: clients are not kept at a server."""
     most: int = 0
     """Requests that one backend has at a time, others wait here, in one queue for all; 0: no limit."""
     queue: int = 10_000
@@ -150,6 +166,9 @@ class Switch(Http):
         self.failed: dict[str, int] = dict.fromkeys(names, 0)
         self.shunned_until: dict[str, float] = {}
         self.to: dict[str, Http] = {}
+        self.asked: dict[str, bool] = {}
+        self.marks: dict[str, dict[str, str]] = {}
+        self.gone: dict[str, list[_Pool]] = {}
         self.pools = [(branch, self.pool(branch.backends)) for branch in self.branches]
         self.others = self.pool(self.backends)
         self.unspent = _UNSPENT if self.retries else 0.0
@@ -174,25 +193,52 @@ class Switch(Http):
                 pool = special
                 break
         key = self.key(request) if pool.balance.keyed else ""
-        if self.hedge_seconds and request.method in SAFE:
-            return await self.hedge(pool, request, key)
-        return await self.carry(pool, request, key, [])
+        home = self.home(request) if self.sticky else ""
+        request = self.marked(request)
+        if self.hedge_seconds and request.method in SAFE and home not in pool.backends:
+            return await self.hedge(pool, request, key, home)
+        return await self.carry(pool, request, key, home, [])
+
+    def home(self, request: Request) -> str:
+        """The server that the client's cookie names; empty: it has none."""
+        named = next((c for c in cookies(request) if c.startswith(self.sticky + "=")), "")
+        return named.partition("=")[2]
+
+    def marked(self, request: Request) -> Request:
+        """The request as its server gets it: it says by whom it came, and from where."""
+        marks = self.marks.get(request.client)
+        if marks is None:
+            marks = {"via": f"1.1 {self.address}"}
+            if client := request.client:
+                host = f'"[{client}]"' if ":" in client else client
+                marks |= {"forwarded": f"for={host}", "x-forwarded-for": client}
+            if len(self.marks) >= _MARKS:
+                self.marks.clear()
+            self.marks[request.client] = marks
+        headers = {**request.headers, **marks}
+        for name in marks:
+            if name in request.headers:
+                headers[name] = f"{request.headers[name]}, {marks[name]}"
+        return Request(request.method, request.target, request.body, headers, request.client)
 
     def key(self, request: Request) -> str:
         """What hashing policies look at."""
         kind, _, name = self.affinity.partition(" ")
         if kind == "content" and request.body:
             return request.body.decode("latin-1")
+        if kind == "client":
+            return request.client or request.target
         if kind == "header":
             return request.headers.get(name.lower(), request.target)
         if kind == "cookie":
             return next((c for c in cookies(request) if c.startswith(name + "=")), request.target)
         return request.target
 
-    async def carry(self, pool: _Pool, request: Request, key: str, tried: list[str]) -> Response:
-        """To one backend, and to others as long as that is allowed.  ``tried``: it fills in where it went."""
+    async def carry(self, pool: _Pool, request: Request, key: str, home: str, tried: list[str]) -> Response:
+        """To one backend, and to others as long as that is allowed.  ``home``: where its client belongs, if
+        that is known.  ``tried``: it fills in where it went."""
         kept: Response | None = None
-        while backend := await self.choose(pool, key, tried):
+        while backend := await self.choose(pool, key, tried, home):
             tried.append(backend)
             try:
                 response = await self.ask(backend, request)
@@ -205,10 +251,14 @@ class Switch(Http):
                 raise
             finally:
                 self.release(pool, backend)
-            if response.status == 503 and self.spare(pool, tried) and self.spend():
-                self.retried += 1
-                kept = response
-                continue
+            if response.status == 503:
+                if backend != home and self.spare(pool, tried) and self.spend():
+                    self.retried += 1
+                    kept = response
+                    continue
+            elif self.sticky and backend != home:
+                cookie = f"{self.sticky}={backend}; Path=/; HttpOnly"
+                return msgspec.structs.replace(response, cookies=(*response.cookies, cookie))
             return response
         if kept is not None:
             return kept
@@ -232,32 +282,26 @@ class Switch(Http):
             self.shunned_until.pop(backend, None)
         return response
 
-    async def hedge(self, pool: _Pool, request: Request, key: str) -> Response:
+    async def hedge(self, pool: _Pool, request: Request, key: str, home: str) -> Response:
         """To one backend, and if that takes long to a second one; the first answer counts."""
         tried: list[str] = []
+        primary = self.spawn(self.carry(pool, request, key, home, tried))
         early: Future[None] = self.future()
-
-        async def at_once() -> Response:
-            try:
-                return await self.carry(pool, request, key, tried)
-            finally:
-                early.set(None)
-
-        async def later() -> Response:
-            try:
-                await early.within(self.hedge_seconds)
-            except Timeout:
-                if self.spare(pool, tried) and self.spend():
-                    self.hedged += 1
-                    return await self.carry(pool, request, key, list(tried))
-            raise Refused("no second request was needed")
-
-        return (await first(1, later(), at_once()))[0]
+        primary.watch(lambda _: early.set(None))
+        try:
+            await early.within(self.hedge_seconds)
+        except Timeout:
+            if self.spare(pool, tried) and self.spend():
+                self.hedged += 1
+                second = self.carry(pool, request, key, home, list(tried))
+                return (await first(1, primary, second))[0]
+        return await primary
 
     # -- which backend --------------------------------------------------------------------------------------
 
-    async def choose(self, pool: _Pool, key: str, tried: Sequence[str]) -> str:
-        """A backend, which has one request more under way from now on; empty if all were tried."""
+    async def choose(self, pool: _Pool, key: str, tried: Sequence[str], home: str = "") -> str:
+        """A backend, which has one request more under way from now on; empty if all were tried.  ``home`` if
+        that is well and has room."""
         usable = self.usable(pool, tried)
         if not usable:
             return ""
@@ -266,7 +310,7 @@ class Switch(Http):
             usable = [b for b in usable if load[b] < self.most]
             if not usable:
                 return await self.wait(pool)
-        backend = pool.balance.pick(usable, load, key)
+        backend = home if home and home in usable else pool.balance.pick(usable, load, key)
         load[backend] += 1
         if backend in self.shunned_until:
             # It is on trial: nobody else goes there before this request was answered.
@@ -315,6 +359,10 @@ class Switch(Http):
             pool.waiting.popleft().set(backend)
             return
         self.under_way[backend] -= 1
+        self.let_in(pool)
+
+    def let_in(self, pool: _Pool) -> None:
+        """As many of those in line as there is room for."""
         while pool.waiting and (free := self.with_room(pool)):
             self.under_way[free] += 1
             pool.waiting.popleft().set(free)
@@ -333,15 +381,20 @@ class Switch(Http):
             self.shunned_until[backend] = self.now + self.shun_seconds
 
     async def check_all(self) -> None:
-        for backend in tuple(self.under_way):
-            self.spawn(self.check(backend))
+        for pool in self.all_pools():
+            for backend in pool.backends:
+                if backend not in self.asked:  # else it still owes the last answer
+                    self.spawn(self.check(backend))
 
     async def check(self, backend: str) -> None:
         """Any answer will do, a 404 too."""
+        self.asked[backend] = True
         try:
             await self.ask(backend, Request("GET", "/"))
         except Failure:
             pass
+        finally:
+            del self.asked[backend]
 
     @rpc
     async def counts(self) -> Counts:
@@ -350,22 +403,31 @@ class Switch(Http):
 
     @rpc
     async def join(self, backend: str) -> None:
-        """A server has come: it gets requests from now on."""
+        """A server has come: it gets requests from now on, of the kinds that it had if it was here before."""
         self.under_way.setdefault(backend, 0)
-        self.failed.setdefault(backend, 0)
-        if backend not in self.others.backends:
-            self.others.change((*self.others.backends, backend))
+        self.failed[backend] = 0
+        self.shunned_until.pop(backend, None)
+        if any(backend in pool.backends for pool in self.all_pools()):
+            return
+        for pool in self.gone.pop(backend, [self.others]):
+            pool.change((*pool.backends, backend))
+            self.let_in(pool)
 
     @rpc(timeout=30.0)
     async def leave(self, backend: str, patience: float = 10.0) -> int:
         """A server wants to go: it gets no more requests.  Returns when it has none left, or when patience
         is at an end: how many it then has."""
-        for pool in (self.others, *(pool for _, pool in self.pools)):
-            if backend in pool.backends:
-                if len(pool.backends) == 1:
-                    raise Refused(f"{backend} is the last one")
-                pool.change(tuple(b for b in pool.backends if b != backend))
+        its = [pool for pool in self.all_pools() if backend in pool.backends]
+        if any(len(pool.backends) == 1 for pool in its):
+            raise Refused(f"{backend} is the last one")
+        for pool in its:
+            pool.change(tuple(b for b in pool.backends if b != backend))
+        if its:
+            self.gone[backend] = its
         deadline = self.now + patience
         while self.under_way.get(backend, 0) and self.now < deadline:
             await self.sleep(0.01)
         return self.under_way.get(backend, 0)
+
+    def all_pools(self) -> list[_Pool]:
+        return [self.others, *(pool for _, pool in self.pools)]

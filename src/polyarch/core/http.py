@@ -63,6 +63,8 @@ class Request(Record):
     body: bytes = b""
     headers: dict[str, str] = {}
     """Headers that the application cares for, by lower-case name."""
+    client: str = ""
+    """Host of who sent it, where the runtime knows it: a live one does."""
 
     def wire_size(self) -> int:
         """Bytes of it as HTTP/1.1, with the headers that our client sends."""
@@ -78,10 +80,14 @@ class Response(Record):
     content_type: str = _JSON
     headers: dict[str, str] = {}
     """Further headers, by lower-case name."""
+    cookies: tuple[str, ...] = ()
+    """What its Set-Cookie lines say: the header that may come several times and cannot be joined into one
+    (RFC 9110, 5.3)."""
 
     def wire_size(self) -> int:
         """Bytes of it as HTTP/1.1, with the headers that our server sends."""
         extra = sum(len(k) + len(v) + 4 for k, v in self.headers.items())
+        extra += sum(len(c) + len("set-cookie: \r\n") for c in self.cookies)
         return len(self.body) + len(self.content_type) + extra + _RESPONSE_OVERHEAD
 
 

@@ -42,13 +42,15 @@ class Response(NamedTuple):
 class Exchange:
     """One request and its answer.
 
-    `content_type`, `cost` (the header Polyarch-Cost) and other `headers` of the application are known in a
-    pool that `reads_headers`.
+    `content_type`, `cost` (the header Polyarch-Cost), `cookies` (each Set-Cookie line) and other `headers` of
+    the application are known in a pool that `reads_headers`.
     `sent` and `received` count bytes, headers included.  `sent == 0` in a request that ended says that it
     never left.  With pipelining, a read that holds several answers counts for the first of them.
     """
 
-    __slots__ = ("_data", "_deadline", "_done", "content_type", "cost", "headers", "received", "sent")
+    __slots__ = (
+        *("_data", "_deadline", "_done", "content_type", "cookies", "cost", "headers", "received", "sent"),
+    )
 
     def __init__(self, data: bytes, done: Done, deadline: float) -> None:
         self._data = data
@@ -56,8 +58,13 @@ class Exchange:
         self._deadline = deadline
         self.sent = 0
         self.received = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """No header has come yet."""
         self.content_type = ""
         self.cost = b""
+        self.cookies: list[str] = []
         self.headers: dict[str, str] = {}
 
     def _finish(self, status: int, body: bytes, failure: Failure | None) -> None:
@@ -386,7 +393,10 @@ class _Connection(asyncio.Protocol):
 
 
 _OF_THE_CONNECTION = frozenset(
-    (b"connection", b"content-length", b"date", b"keep-alive", b"server", b"transfer-encoding")
+    (
+        *(b"connection", b"content-length", b"date", b"keep-alive", b"proxy-connection", b"server", b"te"),
+        *(b"trailer", b"transfer-encoding", b"upgrade"),
+    )
 )
 """Headers that are not the application's."""
 
@@ -394,16 +404,35 @@ _OF_THE_CONNECTION = frozenset(
 class _HeaderConnection(_Connection):
     """A connection that looks at response headers too."""
 
+    _heads = True  # what comes now are headers, and not trailers, of which we need none
+    _named: tuple[str, ...] = ()  # headers that Connection says are for us alone (RFC 9110, 7.6.1)
+
+    def on_message_begin(self) -> None:
+        self._heads = True
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._flight:
+        if self._flight and self._heads:
+            exchange, text = self._flight[0], value.decode("latin-1")
             match lower := name.lower():
                 case b"content-type":
-                    self._flight[0].content_type = value.decode("latin-1")
+                    exchange.content_type = text
                 case b"polyarch-cost":
-                    self._flight[0].cost = value
+                    exchange.cost = value
+                case b"set-cookie":
+                    exchange.cookies.append(text)
+                case b"connection":
+                    self._named += tuple(word.strip() for word in text.lower().split(","))
                 case _ if lower not in _OF_THE_CONNECTION:
-                    headers = self._flight[0].headers
-                    key, text = lower.decode("latin-1"), value.decode("latin-1")
-                    if key in headers and key != "set-cookie":  # which cannot be joined: the last one counts
-                        text = f"{headers[key]}, {text}"
-                    headers[key] = text
+                    key = lower.decode("latin-1")
+                    headers = exchange.headers
+                    headers[key] = f"{headers[key]}, {text}" if key in headers else text
+
+    def on_headers_complete(self) -> None:
+        self._heads = False
+        if self._named:
+            for name in self._named:
+                if self._flight:
+                    self._flight[0].headers.pop(name, None)
+            self._named = ()
+        if self._parser is not None and self._parser.get_status_code() < 200 and self._flight:
+            self._flight[0].forget()  # an interim answer's headers are not the answer's

@@ -73,6 +73,11 @@ class Respond:
         self._connection: HttpConnection | None = connection
         self._request = request
 
+    @property
+    def client(self) -> str:
+        """Host of who waits for the answer; empty: it has had it."""
+        return "" if self._connection is None else self._connection.client
+
     def __call__(
         self,
         status: int,
@@ -116,6 +121,8 @@ class HttpConnection(asyncio.Protocol):
         self._limits = server.limits
         self._transport: asyncio.Transport
         self._parser: HttpRequestParser | None = None
+        self.client = ""
+        """Host of the client."""
         self._since = server.now  # when the client's present duty began
         # Reading.
         self._phase = _Phase.NOTHING
@@ -145,6 +152,8 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
+        peer = transport.get_extra_info("peername")
+        self.client = peer[0] if peer else ""
         server = self._server
         if server.closing:
             self.abort()
@@ -425,7 +434,7 @@ class HttpConnection(asyncio.Protocol):
         date = self._server.date
         if status in _BODILESS:
             return (b"%b%b%b\r\n" % (line, date, headers),)
-        type_line = header_line("content-type", content_type)
+        type_line = header_line("content-type", content_type) if content_type else b""
         head = b"%b%b%b%bcontent-length: %d\r\n\r\n" % (line, date, type_line, headers, len(body))
         if request is not None and request.method == "HEAD":
             return (head,)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-__all__ = ["METHODS", "encode_headers", "header_line"]
+__all__ = ["METHODS", "encode_cookies", "encode_headers", "header_line"]
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 """What our server answers; others get 501."""
@@ -21,6 +21,11 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
     ValueError for a name or a value that HTTP does not allow (a line break would start another header).
     """
     return b"".join(header_line(name, value) for name, value in headers.items())
+
+
+def encode_cookies(cookies: Iterable[str]) -> bytes:
+    """A Set-Cookie line for each: they are the ones that cannot share a line."""
+    return b"".join(header_line("set-cookie", cookie) for cookie in cookies)
 
 
 @lru_cache(maxsize=256)

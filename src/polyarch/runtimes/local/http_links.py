@@ -12,7 +12,7 @@ from polyarch.core.errors import BadArguments, Failure, Timeout, Unreachable
 from polyarch.core.http import Request, Response, failure_response
 from polyarch.core.tasks import Ledger, Task
 from polyarch.runtimes.local.http_client import HttpPool
-from polyarch.runtimes.local.http_headers import encode_headers
+from polyarch.runtimes.local.http_headers import encode_cookies, encode_headers
 from polyarch.runtimes.local.http_server import Respond
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ class HttpLinks:
             if failure is not None:
                 process.event(process.resume, task, token, False, failure)
                 return
-            response = Response(status, body, exchange.content_type, exchange.headers)
+            cookies = tuple(exchange.cookies)
+            response = Response(status, body, exchange.content_type, exchange.headers, cookies)
             # The server cannot know whose rules apply to what it answers: the link back is disturbed here.
             arrive = process.event, process.resume, task, token, True, response
             if not process.carry(place, process.name, *arrive):
@@ -141,7 +142,8 @@ class HttpCaller(Caller):
         if self.accounted and task.ledger is not None:
             headers[_COST] = f"{task.ledger.messages},{task.ledger.bytes},{task.depth + 1}"
         try:
-            self.respond(response.status, response.body, response.content_type, encode_headers(headers))
+            lines = encode_headers(headers) + encode_cookies(response.cookies)
+            self.respond(response.status, response.body, response.content_type, lines)
         except (TypeError, ValueError) as error:  # it is not what HTTP can say
             task.env.bug(error)
             self.respond(500)
@@ -162,7 +164,7 @@ def http_handler(env: LocalEnv) -> Callable[..., None]:
         kept = {n: v for n, v in headers.items() if n not in _HOP_BY_HOP}
         for name in headers.get("connection", "").lower().split(","):
             kept.pop(name.strip(), None)  # its sender says that it is for us alone
-        request = Request(method, target, body, kept)
+        request = Request(method, target, body, kept, respond.client)
 
         def handle() -> None:
             task = Task(env, env.node.http(request), Ledger() if account else None, depth)
