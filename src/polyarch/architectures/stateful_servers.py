@@ -6,15 +6,15 @@ by the highest random weight of the user's address and a server's name), and wha
 it.
 
 What is the problem with this?  A crash of one of three servers loses the sessions of a third of the users,
-and when it comes back as many again: its users had gone to the others, began anew there, and are sent back
-to where nobody knows them.  Of 90 users 27 to 31 are told that their session is lost if the server stays
-away, and 55 to 61 if it comes back (5 seeds, sim).  A cookie in which the switch names the server spares them
-the second time, as who was sent elsewhere stays there: of 50 users 15 or 16 lose their session, with or without
-return, where a hash of the address loses 18 to 20 and 35 to 39 (3 seeds, sim).  Scaling out does the same: a new server takes 1/(n+1)
-of the users, and none of their sessions.  Users are spread by their number, not by what they ask for: 16
-servers carry 13,800 requests/s of 1 ms where stateless ones carry 15,700.  Without stickiness nothing works
-with more than one server.  And sessions that users leave behind stay for ever, unless a lease ends them
-(``soft_state``).
+and when it comes back as many again: its users had gone to the others, began anew there, and are sent back to
+where nobody knows them.  Of 90 users 27 to 31 are told that their session is lost if the server stays away,
+and 55 to 61 if it comes back (5 seeds, sim).  A cookie in which the switch names the server spares them the
+second time, as who was sent elsewhere stays there: of 50 users 15 or 16 lose their session, with or without
+return, where a hash of the address loses 18 to 20 and 35 to 39 (3 seeds, sim).  Scaling out does the same: a
+new server takes 1/(n+1) of the users, and none of their sessions.  Users are spread by their number, not by
+what they ask for: 16 servers carry 13,800 requests/s of 1 ms where stateless ones carry 15,700.  Without
+stickiness nothing works with more than one server.  And sessions that users leave behind stay for ever,
+unless a lease ends them (``soft_state``).
 """
 
 from __future__ import annotations
