@@ -10,7 +10,8 @@ import pytest
 from polyarch.architectures.raft import RaftStore
 from polyarch.blocks.raft_safeguards import Safeguards
 from polyarch.experiment.explore import Tally, explore
-from polyarch.experiment.schedule import Setting, draw, perform
+from polyarch.experiment.performance import perform
+from polyarch.experiment.schedule import Setting, draw
 from polyarch.jobs.kv import Kv
 
 QUICK = {"servers": 3, "election_timeout": 0.1, "heartbeat": 0.03}

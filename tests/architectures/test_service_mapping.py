@@ -9,8 +9,9 @@ import pytest
 from polyarch.architectures.service_mapping import Cache, Mapping, Replica, Server, ServiceMapping
 from polyarch.core import Failure, System, gather
 from polyarch.experiment.laws import check
+from polyarch.experiment.performance import perform
 from polyarch.experiment.run import Question, run
-from polyarch.experiment.schedule import Setting, draw, perform
+from polyarch.experiment.schedule import Setting, draw
 from polyarch.jobs.kv import LINEARIZABLE, Kv, Value
 from polyarch.laws.services import Capacity, Found
 from polyarch.runtimes.base import Experimenter

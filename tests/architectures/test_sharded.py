@@ -11,8 +11,9 @@ from polyarch.architectures.sharded import Directory, Move, NotOwner, Shard, Sha
 from polyarch.blocks.regions import Map, Region, Span, evenly, heavy, place
 from polyarch.blocks.shard_safeguards import Safeguards
 from polyarch.core import Refused, settle
+from polyarch.experiment.performance import perform
 from polyarch.experiment.run import Question, run
-from polyarch.experiment.schedule import Setting, draw, perform
+from polyarch.experiment.schedule import Setting, draw
 from polyarch.faults.spec import Fault
 from polyarch.jobs.kv import Kv
 from polyarch.runtimes.base import Experimenter

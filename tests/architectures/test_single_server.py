@@ -10,8 +10,9 @@ from polyarch.architectures.single_server import Server, SingleServer
 from polyarch.blocks.once import LifeOver, Ticket
 from polyarch.blocks.values import Values
 from polyarch.core import Job, Refused, System, Timeout, rpc, settle
+from polyarch.experiment.performance import Result, perform
 from polyarch.experiment.run import Question, run
-from polyarch.experiment.schedule import Result, Setting, draw, perform
+from polyarch.experiment.schedule import Setting, draw
 from polyarch.jobs.bank import BankJob
 from polyarch.jobs.kv import Kv
 from polyarch.runtimes.base import Experimenter

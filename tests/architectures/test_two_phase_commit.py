@@ -12,8 +12,9 @@ from polyarch.blocks.accounts import UNOPENED, Aborted
 from polyarch.blocks.commit_safeguards import Safeguards
 from polyarch.blocks.locks import Died, Locks
 from polyarch.core import Refused, System, Timeout, settle
+from polyarch.experiment.performance import Result, perform
 from polyarch.experiment.run import Question, run
-from polyarch.experiment.schedule import Result, Setting, draw, perform
+from polyarch.experiment.schedule import Setting, draw
 from polyarch.faults.spec import Fault
 from polyarch.jobs.bank import BankJob, Receipt, Statement
 from polyarch.runtimes.base import Experimenter

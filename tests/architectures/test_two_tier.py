@@ -7,8 +7,9 @@ import pytest
 
 from polyarch.architectures.two_tier import Desk, Form, Server, Split, TwoTier
 from polyarch.core import BadArguments
+from polyarch.experiment.performance import perform
 from polyarch.experiment.run import Question, run
-from polyarch.experiment.schedule import Setting, draw, perform
+from polyarch.experiment.schedule import Setting, draw
 from polyarch.jobs.kv import Kv
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.network import Constant, Network

@@ -12,7 +12,8 @@ from polyarch.architectures.single_server import SingleServer
 from polyarch.core import Random, Refused
 from polyarch.experiment.explore import check, load, replay
 from polyarch.experiment.mischief import ONCE_LED, RANDOM_FAULTS, Mischief
-from polyarch.experiment.schedule import Setting, draw, perform
+from polyarch.experiment.performance import perform
+from polyarch.experiment.schedule import Setting, draw
 from polyarch.jobs.kv import Kv
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.session import SimSession

@@ -26,8 +26,9 @@ from polyarch.core.randomness import Random
 from polyarch.core.records import Record
 from polyarch.experiment import catalogue
 from polyarch.experiment.explore import CheckRecord, Tally, check, load
+from polyarch.experiment.mischief import RANDOM_FAULTS
 from polyarch.experiment.record import save
-from polyarch.experiment.schedule import RANDOM_FAULTS, Setting
+from polyarch.experiment.schedule import Setting
 from polyarch.faults.spec import doable, parse
 from polyarch.report.story import Story, diagram, tell, write_page
 

@@ -11,7 +11,8 @@ import pytest
 from polyarch.core.job import Job
 from polyarch.core.system import Architecture
 from polyarch.experiment.explore import CheckRecord, check, load
-from polyarch.experiment.schedule import RANDOM_FAULTS, Setting
+from polyarch.experiment.mischief import RANDOM_FAULTS
+from polyarch.experiment.schedule import Setting
 from polyarch.report.story import diagram, tell
 
 __all__ = ["Check"]

@@ -21,7 +21,8 @@ from typing import Any, Literal
 import msgspec
 
 from polyarch.core.records import Record
-from polyarch.experiment.schedule import Result, Schedule, Setting, Violation, draw, perform, typed
+from polyarch.experiment.performance import Result, Violation, perform
+from polyarch.experiment.schedule import Schedule, Setting, draw, typed
 from polyarch.experiment.shrink import shrink
 
 __all__ = ["CheckRecord", "Example", "Found", "check", "explore", "load", "replay", "save"]

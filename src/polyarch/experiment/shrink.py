@@ -16,7 +16,8 @@ import msgspec
 from polyarch.core.job import Job
 from polyarch.core.system import Architecture
 from polyarch.experiment.mischief import ONCE_ANOTHER_LEADS, ONCE_LED
-from polyarch.experiment.schedule import Result, Schedule, perform
+from polyarch.experiment.performance import Result, perform
+from polyarch.experiment.schedule import Schedule
 from polyarch.faults.spec import Fault
 
 __all__ = ["shrink"]

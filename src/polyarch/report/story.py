@@ -18,7 +18,7 @@ import msgspec
 
 from polyarch.core.job import Done
 from polyarch.experiment.explore import Example, replay
-from polyarch.experiment.schedule import Result
+from polyarch.experiment.performance import Result
 from polyarch.faults.spec import Fault
 
 __all__ = ["Event", "Story", "diagram", "tell", "write_page"]
