@@ -54,18 +54,33 @@ def test_a_server_that_crashes_costs_at_most_what_it_had(kind: type[Architecture
 def test_wrong_settings_are_refused_in_one_line() -> None:
     for text in ("x", "1,-1", "1,1,1,1", "0"):
         with pytest.raises(ValueError, match="--weights takes up to 3 positive numbers"):
-            weights_of(text, ("a", "b", "c"))
+            weights_of(text, ("a", "b", "c"), "weighted")
     for architecture, problem in (
         (ApplicationSwitch(servers=2, route="path", sorters=2), "leave none for the rest"),
         (ApplicationSwitch(switch="caddy", policy="maglev"), "Caddy is not used with"),
-        (ApplicationSwitch(switch="caddy", route="path"), "use --switch ours"),
+        (ApplicationSwitch(switch="caddy", route="path"), "--route is for our switch: use --switch ours"),
+        (ApplicationSwitch(switch="caddy", hedge=0.1), "--hedge is for our switch"),
+        (ApplicationSwitch(switch="caddy", policy="weighted", weights="1.5"), "Caddy takes whole weights"),
+        (ApplicationSwitch(policy="maglev", weights="2"), "--weights mean nothing to --policy maglev"),
+        (ApplicationSwitch(affinity="cookie"), "--affinity takes"),
+        (ApplicationSwitch(affinity="colour"), "--affinity takes"),
+        (ApplicationSwitch(sticky="a b"), "--sticky takes the name of a cookie"),
+        (TransportLayerSwitch(switch="traefik"), "say --policy round_robin"),
+        (TransportLayerSwitch(switch="traefik", policy="weighted", weights="0.5"), "whole weights"),
+        (TransportLayerSwitch(switch="traefik", policy="weighted", processes=2), "--processes is for our"),
     ):
         with pytest.raises(ValueError, match=problem):
             architecture.build(System())
 
 
 @pytest.mark.parametrize(
-    "architecture", [ApplicationSwitch(), ApplicationSwitch(switch="caddy"), TransportLayerSwitch()]
+    "architecture",
+    [
+        ApplicationSwitch(),
+        ApplicationSwitch(switch="caddy"),
+        TransportLayerSwitch(),
+        TransportLayerSwitch(switch="traefik", policy="weighted", weights="3"),
+    ],
 )
 def test_what_serves_is_the_switch(architecture: Architecture) -> None:
     system = System()

@@ -13,9 +13,11 @@ application (only GET and HEAD are safe).  And it knows load only as what it has
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any, Literal
 
+from polyarch.blocks.balancing import WEIGHTED
 from polyarch.blocks.relay import relaying
 from polyarch.blocks.switch import Branch, Policy, Switch
 from polyarch.components.declared import Caddy
@@ -34,7 +36,7 @@ from polyarch.core import (
 )
 from polyarch.jobs.compute import Compute, ComputeJob, Seconds
 
-__all__ = ["ApplicationSwitch", "ComputeClient", "Server"]
+__all__ = ["ApplicationSwitch", "ComputeClient", "Server", "ours_only", "weights_of"]
 
 Kind = Literal["none", "path", "header", "cookie", "content"]
 
@@ -111,6 +113,18 @@ SORTS = {
 """How a request to sort is known."""
 
 
+AFFINITIES = ("target", "content", "client", "header", "cookie")
+"""What requests can be kept together by; the last two with a name."""
+
+
+def ours_only(architecture: Architecture, *names: str) -> None:
+    """``ValueError`` if one of these parameters was given: other switches than ours do not know it."""
+    for name in names:
+        known = architecture.parameters[name]
+        if getattr(architecture, name) != known.default:
+            raise ValueError(f"--{known.option} is for our switch: use --switch ours")
+
+
 class ApplicationSwitch(Architecture):
     """Servers behind an application-layer switch, which chooses a server for each request."""
 
@@ -134,7 +148,10 @@ class ApplicationSwitch(Architecture):
     policy: Policy = parameter("least_connections", "which server the switch gives a request")
     choices: int = parameter(2, "servers that the policy two_choices draws", least=1)
     bound: float = parameter(1.25, "most load of a server by consistent_hash, in means", least=1.01)
-    affinity: str = parameter("target", "key of hashing: target, content, header NAME, or cookie NAME")
+    affinity: str = parameter(
+        "target", "key of hashing: target, content, client, header NAME, or cookie NAME"
+    )
+    sticky: str = parameter("", "name of a cookie that keeps a client at its server; empty: none does")
     weights: str = parameter("", "weights of the first servers, such as 3,1,1; the others have 1")
     route: Kind = parameter("none", "by what a request to sort is known, which has servers of its own")
     sorters: int = parameter(1, "servers that are for sorting, of all, if --route says how", least=1)
@@ -155,9 +172,12 @@ class ApplicationSwitch(Architecture):
         backends = system.addresses(server)
         switch: Http
         if self.switch == "caddy":
-            if self.route != "none":
-                raise ValueError("--route is for our switch: use --switch ours")
-            switch = system.component("switch", Caddy(backends, self.policy)).http
+            ours_only(self, "route", "bound", "affinity", "sticky", "most", "retries", "hedge", "failures")
+            caddy = Caddy(
+                backends, self.policy, weights=weights_of(self.weights, backends, self.policy),
+                choices=self.choices, shun_seconds=self.shun, check_seconds=self.check,
+            )  # fmt: skip
+            switch = system.component("switch", caddy).http
         else:
             switch = Switch(**self.settings(backends))
             system.role("switch", switch)
@@ -171,8 +191,8 @@ class ApplicationSwitch(Architecture):
 
     async def operate(self, x: Any, random: Any) -> None:
         """A server leaves when it has answered what it has, and comes back."""
-        switch, leaving = x.at("switch-0", Switch), f"server-{random.below(self.servers)}"
         if self.switch == "ours":
+            switch, leaving = x.at("switch-0", Switch), f"server-{random.below(self.servers)}"
             with suppress(Failure):
                 await switch.leave(leaving)
             await x.sleep(random.between(0.0, 1.0))
@@ -181,6 +201,11 @@ class ApplicationSwitch(Architecture):
 
     def settings(self, backends: tuple[str, ...]) -> dict[str, Any]:
         """The configuration of a switch of ours."""
+        kind, _, name = self.affinity.partition(" ")
+        if (kind in ("header", "cookie")) != bool(name) or kind not in AFFINITIES:
+            raise ValueError(f"--affinity takes {', '.join(AFFINITIES)} NAME, not {self.affinity!r}")
+        if self.sticky and not re.fullmatch(r"[\w.-]+", self.sticky, re.ASCII):
+            raise ValueError(f"--sticky takes the name of a cookie, such as server, not {self.sticky!r}")
         branches: tuple[Branch, ...] = ()
         if self.route != "none":
             if self.sorters >= self.servers:
@@ -193,16 +218,20 @@ class ApplicationSwitch(Architecture):
             backends = backends[: -self.sorters]
         return {
             "backends": backends, "branches": branches, "policy": self.policy, "choices": self.choices,
-            "bound": self.bound, "affinity": self.affinity, "weights": weights_of(self.weights, backends),
-            "most": self.most, "queue": self.queue, "retries": self.retries, "hedge_seconds": self.hedge,
+            "bound": self.bound, "affinity": self.affinity, "sticky": self.sticky,
+            "weights": weights_of(self.weights, backends, self.policy), "most": self.most,
+            "queue": self.queue, "retries": self.retries, "hedge_seconds": self.hedge,
             "failures": self.failures, "shun_seconds": self.shun, "check_seconds": self.check,
         }  # fmt: skip
 
 
-def weights_of(text: str, backends: tuple[str, ...]) -> dict[str, float]:
-    """``3,1,1``, for the first of the backends; ``ValueError`` for what is no list of weights."""
+def weights_of(text: str, backends: tuple[str, ...], policy: Policy) -> dict[str, float]:
+    """``3,1,1``, for the first of the backends; ``ValueError`` for what is no list of weights, or has no
+    meaning for the policy."""
     if not text.strip():
         return {}
+    if policy not in WEIGHTED:
+        raise ValueError(f"--weights mean nothing to --policy {policy}, only to {', '.join(WEIGHTED)}")
     try:
         given = [float(word) for word in text.split(",")]
     except ValueError:

@@ -23,8 +23,9 @@ from typing import Literal
 from polyarch.core.randomness import Random
 
 __all__ = [
-    "Balancer", "BoundedHash", "Choices", "LeastConnections", "Maglev", "PolicyName", "RandomChoice",
-    "Rendezvous", "RoundRobin", "ShortestQueue", "WeightedRoundRobin", "balancer", "maglev_size",
+    "WEIGHTED", "Balancer", "BoundedHash", "Choices", "LeastConnections", "Maglev", "PolicyName",
+    "RandomChoice", "Rendezvous", "RoundRobin", "ShortestQueue", "WeightedRoundRobin", "balancer",
+    "maglev_size",
 ]  # fmt: skip
 
 PolicyName = Literal[
@@ -34,6 +35,9 @@ PolicyName = Literal[
 """Which server gets a request: any; the next; the next by weight, smoothly; the one with the fewest requests
 under way for its weight; the less busy of two drawn at random; the one with the fewest requests; the one that
 the request's key belongs to, by one of three ways of hashing."""
+
+WEIGHTED = ("weighted", "least_connections", "consistent_hash", "rendezvous")
+"""The policies that look at weights."""
 
 _MASK = (1 << 64) - 1
 

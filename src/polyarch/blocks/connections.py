@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 
 from polyarch.blocks.switch import Switch
-from polyarch.core import Broken, Request, Response, Timeout, Unreachable
+from polyarch.core import Broken, Failure, Request, Response, Unreachable
 
 __all__ = ["Connections"]
 
@@ -30,12 +30,16 @@ class _Connection:
 class Connections(Switch):
     """Passes each connection to one of its backends."""
 
+    affinity: str = "connection"
+    """What hashing policies look at: the ``connection`` (live: the client's address and port), or the
+    ``client`` (its address): here all clients have one."""
     requests_each: int = 0
     """Requests for which clients use a connection; 0: they never close one."""
 
     async def start(self) -> None:
         await super().start()
         self.idle: deque[_Connection] = deque()
+        self.ever = 0
 
     async def http(self, request: Request) -> Response:
         self.requests += 1
@@ -43,8 +47,8 @@ class Connections(Switch):
         connection.served += 1
         try:
             return await self.through(connection, request)
-        except Timeout:
-            # What was sent may have happened.  The client closes such a connection.
+        except Failure:
+            # There was no answer: the client closes such a connection.
             self.close(connection)
             raise
 
@@ -58,8 +62,10 @@ class Connections(Switch):
         return None
 
     async def opened(self, *tried: str) -> _Connection:
-        """A new connection, to a backend by the policy.  The client's address is no key of this."""
-        backend = await self.choose(self.others, "", tried)
+        """A new connection, to a backend by the policy."""
+        self.ever += not tried
+        key = str(self.ever) if self.affinity == "connection" else ""
+        backend = await self.choose(self.others, key, tried)
         if not backend:
             # The client was let in, and cut off: it cannot know why.
             self.refused += 1

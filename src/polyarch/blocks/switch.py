@@ -294,8 +294,10 @@ class Switch(Http):
             if self.spare(pool, tried) and self.spend():
                 self.hedged += 1
                 second = self.carry(pool, request, key, home, list(tried))
-                return (await first(1, primary, second))[0]
-        return await primary
+                answers: list[Response] = await first(1, primary, second)
+                return answers[0]
+        answer: Response = await primary
+        return answer
 
     # -- which backend --------------------------------------------------------------------------------------
 

@@ -11,9 +11,11 @@ from polyarch.components.base import Component, accepts_connections, find_progra
 
 __all__ = ["CaddyServer", "Policy"]
 
-Policy = Literal["random", "round_robin", "least_conn", "two_choices", "first", "ip_hash", "uri_hash"]
-"""Which server gets a request: any; the next; the one with the fewest requests under way; the less busy of
-two drawn at random; the first that is well; by the client's address; by the path."""
+Policy = Literal[
+    "random", "round_robin", "weighted", "least_conn", "two_choices", "first", "ip_hash", "uri_hash"
+]
+"""Which server gets a request: any; the next; the next by weight; the one with the fewest requests under way;
+the less busy of two drawn at random; the first that is well; by the client's address; by the path."""
 
 
 class CaddyServer(Component):
@@ -30,13 +32,16 @@ class CaddyServer(Component):
         upstreams: Sequence[str],
         *,
         policy: Policy = "round_robin",
+        weights: Mapping[str, int] | None = None,
+        choices: int = 2,
         port: int | None = None,
         health_path: str | None = None,
         check_every: float = 0.25,
         shun_seconds: float = 0.5,
         try_seconds: float = 2.0,
     ) -> None:
-        """``upstreams`` are ``host:port``.  With ``health_path`` each is asked for it every ``check_every``
+        """``upstreams`` are ``host:port``, ``weights`` theirs, 1 unless given.  ``choices``: how
+        many are drawn by ``two_choices``.  With ``health_path`` each is asked for it every ``check_every``
         seconds, and must answer 2xx to be well.  A server that failed a request is left alone for
         ``shun_seconds``."""
         super().__init__(port=port)
@@ -44,6 +49,8 @@ class CaddyServer(Component):
             raise ValueError(f"no policy {policy!r}; there are {', '.join(get_args(Policy))}")
         self.upstreams = list(upstreams)
         self.policy = policy
+        self.weights = dict(weights or {})
+        self.choices = choices
         self.health_path = health_path
         self.check_every = check_every
         self.shun_seconds = shun_seconds
@@ -69,7 +76,10 @@ class CaddyServer(Component):
     def _config(self) -> dict[str, Any]:
         selection: dict[str, Any] = {"policy": self.policy}
         if self.policy == "two_choices":
-            selection = {"policy": "random_choose", "choose": 2}
+            selection = {"policy": "random_choose", "choose": self.choices}
+        if self.policy == "weighted":
+            weights = [self.weights.get(upstream, 1) for upstream in self.upstreams]
+            selection = {"policy": "weighted_round_robin", "weights": weights}
         health: dict[str, Any] = {"passive": {"fail_duration": _ns(self.shun_seconds), "max_fails": 1}}
         if self.health_path is not None:
             health["active"] = {

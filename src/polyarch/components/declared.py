@@ -21,7 +21,7 @@ from polyarch.core.messages import schema_of
 from polyarch.core.node import Attachable, bind
 from polyarch.core.system import Component
 
-__all__ = ["Caddy", "Nats", "NodeJs", "PostgreSQL", "SQLite", "TransportSwitch"]
+__all__ = ["Caddy", "Nats", "NodeJs", "PostgreSQL", "SQLite", "Traefik", "TransportSwitch"]
 
 _shared: dict[tuple[Any, ...], Any] = {}
 """Live ports of this process, by what they lead to: its nodes share one pool of connections."""
@@ -170,12 +170,25 @@ class Caddy(Component):
 
     after_nodes = True
 
-    def __init__(self, backends: tuple[str, ...], policy: Policy = "round_robin") -> None:
-        """``backends``: addresses of the nodes."""
-        if policy not in ("random", "round_robin", "least_connections", "two_choices"):
+    def __init__(
+        self,
+        backends: tuple[str, ...],
+        policy: Policy = "round_robin",
+        *,
+        weights: Mapping[str, float] | None = None,
+        choices: int = 2,
+        shun_seconds: float = 0.5,
+        check_seconds: float = 0.0,
+    ) -> None:
+        """``backends``: addresses of the nodes.  The others mean what they mean to ``Switch``."""
+        if policy not in ("random", "round_robin", "weighted", "least_connections", "two_choices"):
             raise ValueError(f"Caddy is not used with the policy {policy}: our switch has it")
         self.backends = backends
         self.policy = policy
+        self.weights = whole(weights or {}, "Caddy")
+        self.choices = choices
+        self.shun_seconds = shun_seconds
+        self.check_seconds = check_seconds
 
     @property
     def http(self) -> Http:
@@ -183,7 +196,10 @@ class Caddy(Component):
         return cast("Http", self)
 
     def simulated(self) -> Node:
-        return Switch(backends=self.backends, policy=self.policy)
+        return Switch(
+            backends=self.backends, policy=self.policy, weights=dict(self.weights), choices=self.choices,
+            shun_seconds=self.shun_seconds, check_seconds=self.check_seconds,
+        )  # fmt: skip
 
     def attach(self, env: Env) -> Http:
         return cast("Http", schema_of(Switch).reference(env, self.address))
@@ -195,9 +211,28 @@ class Caddy(Component):
     def server(self, http_ports: Mapping[str, int]) -> Any:
         from polyarch.components.caddy import CaddyServer
 
-        upstreams = [f"127.0.0.1:{http_ports[address]}" for address in self.backends]
+        at = _upstreams(self.backends, http_ports)
         policy = "least_conn" if self.policy == "least_connections" else self.policy
-        return CaddyServer(upstreams, policy=policy)
+        checks: dict[str, Any] = {}
+        if self.check_seconds:
+            checks = {"health_path": "/", "check_every": self.check_seconds}
+        return CaddyServer(
+            tuple(at.values()), policy=policy, weights={at[b]: w for b, w in self.weights.items()},
+            choices=self.choices, shun_seconds=self.shun_seconds, **checks,
+        )  # fmt: skip
+
+
+def whole(weights: Mapping[str, float], program: str) -> dict[str, int]:
+    """Weights of servers, for a program that takes whole ones only; ValueError if one is not."""
+    for weight in weights.values():
+        if weight < 1 or weight != int(weight):
+            raise ValueError(f"{program} takes whole weights, from 1 on, not {weight:g}")
+    return {backend: int(weight) for backend, weight in weights.items()}
+
+
+def _upstreams(backends: Iterable[str], http_ports: Mapping[str, int]) -> dict[str, str]:
+    """Where nodes listen: ``host:port`` of each address."""
+    return {address: f"127.0.0.1:{http_ports[address]}" for address in backends}
 
 
 class NodeJs(Component):
@@ -251,19 +286,26 @@ class TransportSwitch(Component):
         *,
         weights: Mapping[str, float] | None = None,
         choices: int = 2,
+        bound: float = 1.25,
+        affinity: Literal["connection", "client"] = "connection",
         requests_each: int = 0,
         shun_seconds: float = 0.5,
+        check_seconds: float = 0.5,
         processes: int = 1,
     ) -> None:
         """``backends``: addresses of the nodes.  ``requests_each``: for which a client uses a connection, in
         simulations; 0: it keeps it.  ``processes``: of the live switch, which share its port; each counts
-        only its own connections."""
+        only its own connections.  ``check_seconds`` is the live one's too.  The others:
+        ``forwarder.Settings``."""
         self.backends = backends
         self.policy = policy
         self.weights = dict(weights or {})
         self.choices = choices
+        self.bound = bound
+        self.affinity = affinity
         self.requests_each = requests_each
         self.shun_seconds = shun_seconds
+        self.check_seconds = check_seconds
         self.processes = processes
 
     @property
@@ -274,7 +316,8 @@ class TransportSwitch(Component):
     def simulated(self) -> Node:
         return Connections(
             backends=self.backends, policy=self.policy, weights=self.weights, choices=self.choices,
-            requests_each=self.requests_each, shun_seconds=self.shun_seconds,
+            bound=self.bound, affinity=self.affinity, requests_each=self.requests_each,
+            shun_seconds=self.shun_seconds,
         )  # fmt: skip
 
     def attach(self, env: Env) -> Http:
@@ -287,12 +330,32 @@ class TransportSwitch(Component):
     def server(self, http_ports: Mapping[str, int]) -> Any:
         from polyarch.components.transport_switch import TransportSwitchServer
 
-        at = {address: f"127.0.0.1:{http_ports[address]}" for address in self.backends}
+        at = _upstreams(self.backends, http_ports)
         return TransportSwitchServer(
-            tuple(at.values()),
-            policy=self.policy,
-            weights={at[address]: weight for address, weight in self.weights.items()},
-            choices=self.choices,
-            shun_seconds=self.shun_seconds,
-            processes=self.processes,
-        )
+            tuple(at.values()), policy=self.policy, weights={at[b]: w for b, w in self.weights.items()},
+            choices=self.choices, bound=self.bound, affinity=self.affinity, shun_seconds=self.shun_seconds,
+            check_seconds=self.check_seconds, processes=self.processes,
+        )  # fmt: skip
+
+
+class Traefik(TransportSwitch):
+    """Traefik as the transport-layer switch, where it is installed.  In a simulation our switch stands for
+    it, which is kinder: a server that does not accept costs no client its connection."""
+
+    def __init__(
+        self, backends: tuple[str, ...], policy: Policy, *, weights: Mapping[str, float] | None = None,
+        requests_each: int = 0, check_seconds: float = 0.5,
+    ) -> None:  # fmt: skip
+        if policy not in ("round_robin", "weighted"):
+            raise ValueError(f"Traefik does not spread connections by {policy}: say --policy round_robin")
+        super().__init__(
+            backends, policy, weights=whole(weights or {}, "Traefik"), requests_each=requests_each,
+            check_seconds=check_seconds,
+        )  # fmt: skip
+
+    def server(self, http_ports: Mapping[str, int]) -> Any:
+        from polyarch.components.traefik import TraefikServer
+
+        at = _upstreams(self.backends, http_ports)
+        weights = {at[b]: int(w) for b, w in self.weights.items()}
+        return TraefikServer(tuple(at.values()), weights=weights, check_seconds=self.check_seconds)

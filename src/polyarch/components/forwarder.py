@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import select
 import signal
 import socket
@@ -24,6 +25,7 @@ import struct
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -35,6 +37,8 @@ __all__ = ["Forwarder", "Settings"]
 
 BUFFER = 64 << 10
 ACCEPTED_AT_ONCE = 64
+SPARE = 32
+"""File descriptors that are for something else than connections and checks."""
 _READ, _WRITE = select.EPOLLIN | select.EPOLLRDHUP, select.EPOLLOUT
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 seconds: close with a reset
 _AGAIN = (errno.EAGAIN, errno.EINTR)
@@ -50,6 +54,10 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     policy: PolicyName = "round_robin"
     weights: dict[str, float] = {}
     choices: int = 2
+    bound: float = 1.25
+    affinity: Literal["connection", "client"] = "connection"
+    """What hashing policies look at: the client's address and port, as routers do, or only its address: then
+    all its connections have one server."""
     send_proxy: int = 0
     """Version of the PROXY header that servers are sent; 0: none."""
     accept_proxy: bool = False
@@ -65,10 +73,11 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     check_seconds: float = 0.5
     """How often each server is connected to, to see whether it is well; 0: never."""
     shun_seconds: float = 0.5
-    """How long a server is left alone that could not be reached."""
+    """How long a server is left alone that could not be reached; one that failed a check, until it passes."""
     drain_seconds: float = 10.0
     most: int = 20_000
-    """Connections at a time; beyond it clients wait in the listener's backlog."""
+    """Connections at a time, and no more than there are file descriptors for; beyond it clients wait in the
+    listener's backlog."""
     processes: int = 1
     """That share the port (SO_REUSEPORT)."""
 
@@ -76,8 +85,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
 class End:
     """One socket of a forwarded connection."""
 
-    __slots__ = ("backend", "client", "closed_read", "closed_write", "fd", "mask", "moved", "peer", "recv",
-                 "send", "sock", "state", "tried", "unsent")  # fmt: skip
+    __slots__ = ("backend", "client", "closed_read", "closed_write", "fd", "key", "mask", "moved", "peer",
+                 "recv", "send", "sock", "state", "tried", "unsent")  # fmt: skip
 
     def __init__(self, sock: socket.socket, client: bool, now: float) -> None:
         self.sock = sock
@@ -93,6 +102,8 @@ class End:
         """``header``: of the client, waited for; ``connecting``: to a server."""
         self.moved = now
         self.backend = ""
+        self.key = ""
+        """Of a client: what hashing policies look at."""
         self.tried: list[str] = []
 
 
@@ -126,12 +137,18 @@ class Forwarder:
         """At first, and when the servers change."""
         self.settings = settings
         self.backends = tuple(settings.backends)
+        self.most = settings.most
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if files != resource.RLIM_INFINITY:
+            self.most = max(1, min(self.most, (files - SPARE - len(self.backends)) // 2))
         self.balancer = balancer(
-            settings.policy, Random(time.monotonic_ns()), settings.weights, choices=settings.choices
+            settings.policy, Random(time.monotonic_ns()), settings.weights, choices=settings.choices,
+            bound=settings.bound,
         )  # fmt: skip
         self.balancer.members(self.backends)
         for backend in self.backends:
             self.load.setdefault(backend, 0)
+        self.load = {b: n for b, n in self.load.items() if n or b in self.backends}
         self.shunned = {b: until for b, until in self.shunned.items() if b in self.backends}
 
     def reload(self) -> None:
@@ -274,7 +291,7 @@ class Forwarder:
                 one.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             one.sock.close()
         end.peer = None
-        if not self.accepting and not self.draining and self.connections < self.settings.most:
+        if not self.accepting and not self.draining and self.connections < self.most:
             self.accept_more(True)
 
     def reset(self, end: End) -> None:
@@ -293,14 +310,14 @@ class Forwarder:
 
     def accept(self) -> None:
         for _ in range(ACCEPTED_AT_ONCE):
-            if self.connections >= self.settings.most:
+            if self.connections >= self.most:
                 self.accept_more(False)
                 return
             try:
                 sock, _ = self.listener.accept()
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
-                    self.accept_more(False)  # until a connection is closed
+                    self.accept_more(False)  # until a connection is closed, or the next look
                 return
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -340,10 +357,16 @@ class Forwarder:
 
     def connect(self, client: End, data: bytes, said: proxy_protocol.Proxied | None = None) -> None:
         """Open the other side, to a server by the policy; ``data`` is what it is sent first."""
-        if self.settings.send_proxy:
-            source, own = client.sock.getpeername()[:2], client.sock.getsockname()[:2]
+        if self.settings.send_proxy or self.balancer.keyed:
+            try:
+                source, own = client.sock.getpeername()[:2], client.sock.getsockname()[:2]
+            except OSError:  # it has gone already
+                self.reset(client)
+                return
             if said is not None and said.source:
                 source, own = (said.source, said.source_port), (said.destination, said.destination_port)
+            client.key = source[0] if self.settings.affinity == "client" else f"{source[0]} {source[1]}"
+        if self.settings.send_proxy:
             data = proxy_protocol.encode(source, own, self.settings.send_proxy) + data
         self.try_next(client, data)
 
@@ -355,15 +378,17 @@ class Forwarder:
                 self.reset(client)
                 return
             client.tried.append(backend)
-            host, _, port = backend.rpartition(":")
-            sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if sock.connect_ex((host.strip("[]"), int(port))) in (0, errno.EINPROGRESS):
+            try:
+                sock, connecting = towards(backend)
+            except OSError:  # no descriptor is left: that is not the server's fault
+                self.reset(client)
+                return
+            if connecting:
                 break
             sock.close()
             self.ill(backend)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         server = End(sock, False, self.now)
         server.backend, server.state, server.unsent = backend, "connecting", data
         server.peer, client.peer = client, server
@@ -378,8 +403,7 @@ class Forwarder:
         usable = usable or left
         if not usable:
             return ""
-        key = client.sock.getpeername()[0] if self.balancer.keyed else ""
-        return self.balancer.pick(usable, self.load, key)
+        return self.balancer.pick(usable, self.load, client.key)
 
     def connected(self, server: End) -> None:
         """A server has accepted, or has not."""
@@ -412,13 +436,20 @@ class Forwarder:
         self.try_next(client, data)
 
     def ill(self, backend: str) -> None:
-        self.shunned[backend] = self.now + self.settings.shun_seconds
+        self.shunned[backend] = max(self.shunned.get(backend, 0.0), self.now + self.settings.shun_seconds)
+
+    def failed_check(self, backend: str) -> None:
+        """Left alone until the next check has found it well."""
+        settings = self.settings
+        self.shunned[backend] = self.now + 2 * settings.check_seconds + 2 * settings.connect_seconds
 
     # -- now and then ---------------------------------------------------------------------------------------
 
     def look(self, now: float) -> None:
         """Who takes too long?"""
         settings = self.settings
+        if not self.accepting and not self.draining and self.connections < self.most:
+            self.accept_more(True)
         for end in list(self.ends.values()):
             if end.client and end.state == "header":
                 if now - end.moved > settings.header_seconds:
@@ -436,7 +467,7 @@ class Forwarder:
                 if now - since > settings.connect_seconds:
                     del self.checks[fd]
                     sock.close()
-                    self.ill(backend)
+                    self.failed_check(backend)
             if now >= getattr(self, "_next_check", 0.0):
                 self._next_check = now + settings.check_seconds
                 self.check(now)
@@ -446,29 +477,40 @@ class Forwarder:
         for backend in self.backends:
             if backend in under:
                 continue
-            host, _, port = backend.rpartition(":")
-            sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-            sock.setblocking(False)
-            if sock.connect_ex((host.strip("[]"), int(port))) in (0, errno.EINPROGRESS):
+            try:
+                sock, connecting = towards(backend)
+            except OSError:  # no descriptor is left
+                return
+            if connecting:
                 self.checks[sock.fileno()] = (sock, backend, now)
                 self.epoll.register(sock.fileno(), _WRITE)
             else:
                 sock.close()
-                self.ill(backend)
+                self.failed_check(backend)
 
     def checked(self, fd: int) -> None:
         sock, backend, _ = self.checks.pop(fd)
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            # Until the next check has found it well.
-            self.shunned[backend] = self.now + 2 * self.settings.check_seconds + self.settings.connect_seconds
+            self.failed_check(backend)
         else:
             self.shunned.pop(backend, None)
         sock.close()
 
 
+def towards(backend: str) -> tuple[socket.socket, bool]:
+    """A socket that connects to ``host:port``, and whether it does.  OSError when there can be no more."""
+    host, _, port = backend.rpartition(":")
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    return sock, sock.connect_ex((host.strip("[]"), int(port))) in (0, errno.EINPROGRESS)
+
+
 def main(path: str) -> None:
     """Run until SIGTERM."""
     file = Path(path)
+    # Two descriptors for each connection: the usual 1,024 are for whoever uses select(2), which we do not.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     settings = msgspec.json.decode(file.read_bytes(), type=Settings)
     children: list[int] = []
     for _ in range(settings.processes - 1):
