@@ -9,17 +9,17 @@ import pytest
 
 from polyarch.blocks import balancing, switch
 from polyarch.experiment.laws import Law, check
-from polyarch.laws.balancing import (
-    PolicyOrder,
-    Supermarket,
-    TwoQueues,
+from polyarch.laws.balancing import PolicyOrder, Supermarket, TwoQueues
+from polyarch.laws.hashing import BallsInBins, Imbalance, MaglevSlots, Removal, fullest, imbalance
+from polyarch.laws.queueing_theory import (
     central_queue,
+    many_servers,
+    near_the_limit,
     round_robin,
     shortest_of_two,
     shortest_queue,
     supermarket,
 )
-from polyarch.laws.hashing import BallsInBins, Imbalance, MaglevSlots, Removal, fullest, imbalance
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,34 @@ def test_expected_times_are_those_of_the_literature() -> None:
     assert round(central_queue(10, 0.9), 4) == 1.6687
     assert round(central_queue(2, 0.8), 4) == 2.7778
     assert shortest_of_two(0.8) == pytest.approx(2.93, rel=0.03)
-    assert shortest_queue(10, 0.8, 300_000) == pytest.approx(1.353, abs=0.04)
+    assert shortest_queue(10, 0.8, steps=1_000_000) == pytest.approx(1.353, abs=0.04)
 
 
 def test_the_walk_over_queue_lengths_agrees_with_the_chain_of_two_queues() -> None:
     # Two of two servers drawn are both: the same policy, computed in two ways.
-    assert shortest_queue(3, 0.5, 300_000) < shortest_of_two(0.5)
-    assert shortest_queue(3, 0.5, 300_000, d=1) == pytest.approx(2.0, rel=0.03)  # M/M/1
+    assert shortest_queue(3, 0.5, steps=1_000_000) < shortest_of_two(0.5)
     assert shortest_of_two(1e-6) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_finitely_many_servers_take_as_much_longer_as_simulations_of_others_say() -> None:
+    # Mitzenmacher's table 1 at n = 100 (as remembered), and Gast and Van Houdt's at N = 50, .9: 2.4344 / .9
+    # with replacement, which costs 1/n or so more than without.
+    for load, time in ((0.5, 1.2673), (0.7, 1.6202), (0.8, 1.9585), (0.9, 2.6454), (0.95, 3.4610)):
+        assert near_the_limit(load, 2).time(100) == pytest.approx(time, rel=0.002)
+        assert near_the_limit(load, 2).known.time == pytest.approx(supermarket(load, 2))
+    # Another way for few: the walk, which knows no limit.
+    assert near_the_limit(0.7, 2).time(20) == pytest.approx(shortest_queue(20, 0.7, 2, 2_000_000), rel=0.01)
+
+
+@pytest.mark.parametrize("rho", [0.1, 0.5, 0.9])
+def test_what_chance_does_to_a_mean_of_one_queue_is_what_can_be_computed_by_hand(rho: float) -> None:
+    known = many_servers(1, rho)
+    assert known.response == pytest.approx(1 / (1 - rho) ** 2)  # time + rho time'
+    assert known.loose == pytest.approx((1 + rho) / (1 - rho) ** 2)
+    assert known.spread == pytest.approx(math.sqrt(2 * rho) / (1 - rho) ** 2)
+    assert many_servers(10, rho).time == pytest.approx(central_queue(10, rho))
+    slope = (central_queue(10, rho + 1e-6) - central_queue(10, rho)) / 1e-6
+    assert many_servers(10, rho).response == pytest.approx(central_queue(10, rho) + rho * slope, rel=1e-4)
 
 
 def test_the_fluid_limit_of_balls_in_bins_is_that_of_the_list() -> None:

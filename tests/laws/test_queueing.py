@@ -21,12 +21,11 @@ from polyarch.laws.queueing import (
     Plan,
     SeveralServers,
     SharedCore,
-    erlang_b,
-    erlang_c,
     relative_wait,
     served,
 )
 from polyarch.laws.queueing_networks import Chain, Closed, Fairness, Little, TailAtScale, Tandem
+from polyarch.laws.queueing_theory import erlang_b, erlang_c
 
 
 @pytest.mark.parametrize(

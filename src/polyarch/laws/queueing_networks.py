@@ -19,7 +19,6 @@ from polyarch.core import Architecture, Failure, System, gather, parameter, sett
 from polyarch.experiment.laws import Expected, Figure, Law, Tell, exactly, spread_out, within
 from polyarch.laws.queueing import (
     ENDLESS,
-    SIGMAS,
     THEORY,
     UNIT,
     Plan,
@@ -29,6 +28,7 @@ from polyarch.laws.queueing import (
     split,
     widened,
 )
+from polyarch.laws.queueing_theory import SIGMAS
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.network import Constant, Network
 from polyarch.runtimes.sim.session import SimSession
@@ -281,7 +281,7 @@ class TailAtScale(Law):
     seeds = 4
     n: int = parameter(100, "servers that each request asks", least=1, most=10_000)
     p: float = parameter(0.01, "share of the answers of a server that are slow", least=0.0, most=1.0)
-    requests: int = parameter(20_000, "requests, of all seeds", least=100, most=10_000_000)
+    requests: int = parameter(30_000, "requests, of all seeds", least=100, most=10_000_000)
     listed = ({"n": 100, "p": 0.01}, {"n": 10, "p": 0.01})
 
     def expected(self) -> dict[str, Expected]:
