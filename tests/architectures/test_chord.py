@@ -15,6 +15,7 @@ from polyarch.core import BadArguments, Done, Failure, Random, System, Verdict, 
 from polyarch.jobs.lookup import Census, Holder, Lookup, Member, Responsible
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter
+from polyarch.runtimes.sim.network import Constant, Network
 from polyarch.runtimes.sim.session import SimSession
 
 
@@ -400,3 +401,19 @@ def test_nobody_answers_a_lookup_on_an_empty_overlay_and_the_client_says_so_at_o
     answer, seconds = session.perform(experiment)
     assert isinstance(answer, Failure)
     assert seconds < 1
+
+
+def test_where_messages_are_slow_peers_learn_to_wait_for_each_other() -> None:
+    """A hop takes 0.24 s, so a lookup of more than four is not answered within the second that peers give
+    each other at first."""
+    ring = ChordRing(nodes=64, formation="converged", successors=2)
+    session = SimSession(ring, seed=7, network=Network(latency=Constant(0.12)))
+
+    async def experiment(x: Experimenter) -> tuple[list[Any], float]:
+        await x.sleep(30)
+        answers = wrong(await lookups(x, 300), [f"peer-{i}" for i in range(64)])
+        return answers, (await x.client.tally())["retries"]
+
+    answers, retries = session.perform(experiment)
+    assert not answers
+    assert retries < 0.1  # 0.4 if they do not

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from polyarch.architectures.chord import Chord, ChordRing
-from polyarch.blocks.dht import DHT, DISCLAIMED, DhtClient, NotResponsible, StoringPeer, Version
+from polyarch.blocks.dht import DHT, DISCLAIMED, DhtClient
 from polyarch.blocks.overlay import NotAMember
 from polyarch.blocks.ring import identifier
+from polyarch.blocks.storing import NotResponsible, StoringPeer, Version
 from polyarch.core import Architecture, Failure, System, Timeout, gather, parameter, rpc, settle
 from polyarch.experiment.run import Question, run
 from polyarch.jobs.kv import LINEARIZABLE, Kv
@@ -127,6 +128,25 @@ def test_operations_of_one_key_have_one_order() -> None:
     count, value = told().perform(experiment)
     assert count == 1
     assert value is not None
+
+
+def test_a_key_that_was_only_asked_for_leaves_nothing_behind() -> None:
+    session = told()
+    key = key_of(0)
+
+    async def experiment(x: Experimenter) -> tuple[list[Any], list[Any]]:
+        asked = [await x.client.get(k) for k in KEYS]
+        # Who waits for the reader of a key that is forgotten then does not write into the void.
+        peer = x.at("peer-0", Told)
+        asked += (await gather(peer.read(key), peer.swap(key, "b", "c", 1), peer.write(key, "a", 2)))[:2]
+        await x.at("peer-0", Told).part()
+        return asked, await versions(x, key)
+
+    asked, held = session.perform(experiment)
+    assert asked == [None] * len(KEYS) + [None, False]
+    assert held == [0, 1, 1, 0], "the value is where it was given to on leaving, and nothing else is"
+    nodes = [session.kernel.directory[f"peer-{i}"].node for i in range(4)]
+    assert [list(node.kept) for node in nodes] == [[], [key], [key], []]
 
 
 def test_a_value_is_not_read_before_its_holders_have_it() -> None:

@@ -23,14 +23,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, Literal
 
-from polyarch.blocks.dht import DHT, DISCLAIMED, DhtClient
+from polyarch.blocks.dht import DHT, DISCLAIMED, DhtClient, too_many_copies
 from polyarch.blocks.joining import Joining
 from polyarch.blocks.overlay import TALLY, NotAMember, Peer, figures, ring_of
 from polyarch.blocks.ring import between, within
-from polyarch.blocks.successors import SuccessorHolding, one_ring
+from polyarch.blocks.successors import Neighbours, SuccessorHolding, one_ring
 from polyarch.core import (
     Architecture,
     BadArguments,
@@ -62,20 +61,11 @@ class Found(Record, array_like=True):
     """How many nodes were asked on the way and were dead."""
 
 
-class Neighbours(Record, array_like=True):
-    """A node's place in the ring."""
-
-    predecessor: Peer | None
-    successors: tuple[Peer, ...]
-
-
 class Chord(Joining, SuccessorHolding):
     """One peer (with virtual nodes: one of several in a process)."""
 
     bits: int = 32
     """m: identifiers are of m bits."""
-    length: int = 8
-    """r: how many nodes the successor list holds (section IV-E.3)."""
     stabilize_every: float = 0.5
     """Seconds between two rounds of upkeep; 0: none, for experiments without it."""
     jitter: float = 0.1
@@ -95,6 +85,7 @@ class Chord(Joining, SuccessorHolding):
         # me + 2^(m-1-i); the list ends where that is the successor itself: about log2 N, whatever m is.
         self.fingers: list[Peer] = []
         self.next_finger = 0
+        self.patient = 1.0  # seconds that we wait for who was asked to go on with a lookup
         if self.ring and not self.restarted:
             self.converge()
         else:
@@ -105,7 +96,7 @@ class Chord(Joining, SuccessorHolding):
 
     # -- lookups (figure 5) ------------------------------------------------------------------------------
 
-    @rpc
+    @rpc(timeout=2.0)
     async def find_successor(self, key: int, hops: int = 0, timeouts: int = 0) -> Found:
         """Ask this node to find the successor of an identifier."""
         self.handled += 1
@@ -120,7 +111,7 @@ class Chord(Joining, SuccessorHolding):
                         await self.at(n).ping()
                     return Found(n, hops, timeouts)
                 n = self.closest_preceding_node(key, dead)
-                return await self.at(n).find_successor(key, hops + 1, timeouts)
+                return await self.at(n, timeout=self.patient).find_successor(key, hops + 1, timeouts)
             except Failure as failure:
                 # Go on through the next best node (section IV-E.3).
                 await self.suspect(n, failure)
@@ -155,13 +146,15 @@ class Chord(Joining, SuccessorHolding):
 
     async def suspect(self, n: Peer, failure: Failure) -> None:
         """A node did not answer as it should.  If it is dead, forget it, so that the next best is tried.
-        If it lives, the delay is behind it, and whoever waits for us has given up as well."""
+        If it lives, the delay is behind it, and whoever waits for us has given up as well: messages may be
+        slow here, so from now on we wait for longer."""
         if type(failure) is Timeout:
             try:
                 await self.at(n).ping()
             except Failure:
                 pass
             else:
+                self.patient = min(2.0, 1.25 * self.patient)
                 raise failure
         elif not isinstance(failure, (Unreachable, NotAMember, Broken)):
             raise failure  # a question that nobody will answer
@@ -235,15 +228,6 @@ class Chord(Joining, SuccessorHolding):
             self.predecessor = n
             self.neighbours_changed()
 
-    def follow(self, list_: tuple[Peer, ...]) -> None:
-        """Take a new successor list: the successor and then *its* list, cut to r entries (section IV-E.3),
-        and before it comes round to this node."""
-        if self.me in list_:
-            list_ = list_[: list_.index(self.me)] or (self.me,)
-        before, self.successors = self.successors, tuple(dict.fromkeys(list_))[: self.length]
-        if self.successors != before:
-            self.neighbours_changed()
-
     async def fix_a_finger(self) -> None:
         if self.random_fingers:
             self.next_finger = self.random.below(len(self.fingers) + 1)
@@ -303,10 +287,6 @@ class Chord(Joining, SuccessorHolding):
         """For the hash table."""
         return (await self.find_successor(place)).peer.address
 
-    async def unheard(self, n: Peer, failure: Failure) -> None:
-        with suppress(Failure):
-            await self.suspect(n, failure)
-
     # -- a converged ring --------------------------------------------------------------------------------
 
     def converge(self) -> None:
@@ -330,7 +310,7 @@ class ChordClient(DhtClient):
     """Looks keys up through any peer."""
 
     async def ask(self, peer: str, place: int) -> Holder:
-        found = await self.at(peer, Chord, timeout=2.0).find_successor(place)
+        found = await self.at(peer, Chord).find_successor(place)
         return Holder(found.peer.address, found.hops, found.timeouts)
 
 
@@ -364,6 +344,9 @@ class ChordRing(Architecture):
 
     def disclaims_under(self, faults: Sequence[str]) -> tuple[str, ...]:
         return DISCLAIMED if faults else ()
+
+    def unfit(self, job: type) -> str | None:
+        return too_many_copies(job, self.replicas, self.successors + 1, f"--successors {self.successors}")
 
     def build(self, system: System) -> None:
         if not self.stabilize and self.formation == "joined" and self.nodes > 1:

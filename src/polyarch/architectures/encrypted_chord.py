@@ -19,9 +19,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from polyarch.architectures.chord import Chord, ChordClient, ChordRing, Neighbours
+from polyarch.architectures.chord import Chord, ChordClient, ChordRing
 from polyarch.blocks.sealed import SEALED, Sealed, admit_all, messages_of, sealing_costs
 from polyarch.blocks.sealing import Authority
+from polyarch.blocks.successors import Neighbours
 from polyarch.core import Failure, Verdict, rpc, settle
 from polyarch.jobs.lookup import Census
 

@@ -25,12 +25,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from polyarch.blocks.buckets import Buckets, converged
-from polyarch.blocks.dht import DHT, DISCLAIMED, DhtClient, Kept
+from polyarch.blocks.dht import DHT, DISCLAIMED, DhtClient, too_many_copies
 from polyarch.blocks.joining import Joining
 from polyarch.blocks.overlay import TALLY, NotAMember, Peer, figures, ring_of
 from polyarch.blocks.pairs import PairKeeper
 from polyarch.blocks.ring import identifier
 from polyarch.blocks.shortlist import Shortlist
+from polyarch.blocks.storing import Kept
 from polyarch.core import (
     Architecture,
     BadArguments,
@@ -351,6 +352,9 @@ class KademliaNetwork(Architecture):
 
     def disclaims_under(self, faults: Sequence[str]) -> tuple[str, ...]:
         return DISCLAIMED if faults else ()
+
+    def unfit(self, job: type) -> str | None:
+        return too_many_copies(job, self.replicas, self.k, f"--k {self.k}")
 
     def build(self, system: System) -> None:
         addresses = system.addresses("peer", self.nodes)

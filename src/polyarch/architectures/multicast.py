@@ -270,7 +270,7 @@ class ChordMember(Chord, Member):
         return behind if within(key, self.me.id, behind.id) else self.closest_preceding_node(key)
 
     async def doubt(self, n: Peer, failure: Failure) -> None:
-        await self.unheard(n, failure)
+        await settle(self.suspect(n, failure))
 
     def neighbours_all(self) -> Iterable[Peer]:
         return dict.fromkeys((*self.successors, *self.fingers, *filter(None, [self.predecessor])))

@@ -24,12 +24,13 @@ from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Any, Literal
 
-from polyarch.blocks.dht import DHT, DISCLAIMED, DhtClient, StoringPeer
+from polyarch.blocks.dht import DHT, DISCLAIMED, DhtClient, too_many_copies
 from polyarch.blocks.joining import Joining
 from polyarch.blocks.key_routing import STRETCH, KeyRouting, stretch
 from polyarch.blocks.overlay import TALLY, Peer, figures, ring_of
 from polyarch.blocks.prefix import LeafSet, Near, RoutingTable, gap, shared
 from polyarch.blocks.ring import identifier
+from polyarch.blocks.storing import StoringPeer
 from polyarch.core import Architecture, Failure, System, Timeout, Verdict, parameter, rpc, settle
 from polyarch.jobs.kv import Kv
 from polyarch.jobs.lookup import Holder, Lookup
@@ -354,6 +355,10 @@ class PastryOverlay(Architecture):
     def disclaims_under(self, faults: Sequence[str]) -> tuple[str, ...]:
         return DISCLAIMED if faults else ()
 
+    def unfit(self, job: type) -> str | None:
+        # All of the nearest may be on the same side.
+        return too_many_copies(job, self.replicas, self.leaves // 2 + 1, f"--leaves {self.leaves}")
+
     def build(self, system: System) -> None:
         if self.bits % self.b:
             raise ValueError(f"--bits {self.bits}: it must be a multiple of --b {self.b}")
@@ -363,16 +368,10 @@ class PastryOverlay(Architecture):
         ring = ring_of(addresses, self.bits)
         common: dict[str, Any] = {"bits": self.bits, "replicas": self.replicas, "addresses": addresses}
         peer = Pastry(
-            **common,
-            b=self.b,
-            leaf_count=self.leaves,
-            near_count=self.neighbours,
-            locality=self.locality,
-            keep_alive_every=self.keep_alive,
-            maintain_every=self.maintain,
-            arrival=self.arrival,
+            **common, b=self.b, leaf_count=self.leaves, near_count=self.neighbours, locality=self.locality,
+            keep_alive_every=self.keep_alive, maintain_every=self.maintain, arrival=self.arrival,
             ring=ring if self.formation == "converged" else (),
-        )
+        )  # fmt: skip
         system.role("peer", peer, count=self.nodes)
         system.clients(PastryClient(**common, rule="closest"))
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from polyarch.blocks.dht import StoringPeer
 from polyarch.blocks.overlay import Peer
 from polyarch.blocks.ring import identifier
 from polyarch.blocks.shortlist import Shortlist
+from polyarch.blocks.storing import StoringPeer
 from polyarch.core.errors import Failure, Refused
 from polyarch.core.messages import rpc
 from polyarch.core.records import Record

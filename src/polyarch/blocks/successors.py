@@ -8,21 +8,32 @@ They fall together, so that two of them are no better than one to hold copies.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
-from polyarch.blocks.dht import StoringPeer
 from polyarch.blocks.overlay import NotAMember, Peer
 from polyarch.blocks.ring import identifier, within
+from polyarch.blocks.storing import StoringPeer
 from polyarch.core.errors import Failure
+from polyarch.core.records import Record
 from polyarch.core.system import Verdict
 from polyarch.core.tasks import settle
 
-__all__ = ["SuccessorHolding", "one_ring"]
+__all__ = ["Neighbours", "SuccessorHolding", "one_ring"]
+
+
+class Neighbours(Record, array_like=True):
+    """A node's place in the ring."""
+
+    predecessor: Peer | None
+    successors: tuple[Peer, ...]
 
 
 class SuccessorHolding(StoringPeer):
     """A node on a ring, with its neighbours there.  The protocol keeps them right, and finds keys."""
 
+    length: int = 8
+    """r: how many nodes the successor list holds (section IV-E.3)."""
     together: int = 1
     """So many nodes with successive addresses share a process: they are virtual nodes of one."""
 
@@ -32,6 +43,15 @@ class SuccessorHolding(StoringPeer):
         self.predecessor: Peer | None = None
         # The successor list; its first is "the successor": of who is alone, itself.  Empty: not a member.
         self.successors: tuple[Peer, ...] = ()
+
+    def follow(self, list_: tuple[Peer, ...]) -> None:
+        """Take a new successor list: the successor and then *its* list, cut to r entries (section IV-E.3),
+        and before it comes round to this node."""
+        if self.me in list_:
+            list_ = list_[: list_.index(self.me)] or (self.me,)
+        before, self.successors = self.successors, tuple(dict.fromkeys(list_))[: self.length]
+        if self.successors != before:
+            self.neighbours_changed()
 
     def place(self) -> int:
         if not self.successors:
@@ -62,10 +82,13 @@ class SuccessorHolding(StoringPeer):
     async def missed(self, address: str, failure: Failure) -> None:
         for n in self.successors:
             if n.address == address:
-                return await self.unheard(n, failure)
+                with suppress(Failure):
+                    await self.suspect(n, failure)
+                return
 
-    async def unheard(self, n: Peer, failure: Failure) -> None:
-        """A neighbour did not answer the hash table."""
+    async def suspect(self, n: Peer, failure: Failure) -> None:
+        """A neighbour did not answer: if it is dead, it is none any more."""
+        raise NotImplementedError
 
 
 async def one_ring(x: Any, of: type[Any], nodes: int) -> Verdict:

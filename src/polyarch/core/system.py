@@ -367,6 +367,10 @@ class Architecture(Parameterised, abc.ABC):
         trusted): ``polyarch check`` does not do them at random, unless they are asked for by name."""
         return ()
 
+    def unfit(self, job: type) -> str | None:
+        """Why it cannot do a job with these parameters, though it offers it; None: it can."""
+        return None
+
     @abc.abstractmethod
     def build(self, system: System) -> None:
         """Declare the roles, their nodes and wires, and the clients."""

@@ -80,7 +80,8 @@ def wrong_combination(question: Question) -> str | None:
         return "give --rate (open loop) or --clients (closed loop), not both"
     if question.trace is not None and (question.rate is not None or question.clients is not None):
         return "--trace brings its own arrivals: give neither --rate nor --clients with it"
-    return None
+    why = question.architecture.unfit(type(question.job))
+    return f"{type(question.architecture).name}: {why}" if why else None
 
 
 class Trial:

@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from polyarch.architectures.chord import Chord, Found, Neighbours
+from polyarch.architectures.chord import Chord, Found
 from polyarch.blocks.ring import identifier
+from polyarch.blocks.successors import Neighbours
 from polyarch.core import parameter, settle
 from polyarch.experiment.laws import Expected, Figure, Law, Tell, between, spread_out, within
 from polyarch.laws.chord import BITS, TON, Ring
