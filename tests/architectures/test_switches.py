@@ -14,8 +14,9 @@ from rude_upstream import RudeUpstream
 
 from polyarch.architectures.application_switch import ApplicationSwitch, weights_of
 from polyarch.architectures.transport_switch import TransportLayerSwitch
+from polyarch.blocks.switch import Switch
 from polyarch.cli.main import _front
-from polyarch.core import Architecture, System, gather
+from polyarch.core import Architecture, Broken, Failure, System, gather
 from polyarch.experiment.run import Question, run
 from polyarch.jobs.compute import ComputeJob
 from polyarch.runtimes import open_session
@@ -180,3 +181,55 @@ def test_slow_half_open_and_vanishing_clients_cost_only_themselves(live: Any) ->
             return
         time.sleep(0.02)
     raise AssertionError(f"{len(left)} connections are left")
+
+
+@pytest.mark.local
+def test_servers_come_go_and_are_killed_under_load_and_no_request_is_lost_that_could_be_saved() -> None:
+    safe: list[Any] = []
+    unsafe: list[Any] = []
+
+    async def ask(x: Experimenter, outcomes: list[Any], operation: Any) -> None:
+        try:
+            outcomes.append(await operation())
+        except Failure as failure:
+            outcomes.append(failure)
+
+    async def test(x: Experimenter) -> None:
+        switch = x.at("switch-0", Switch)
+        over = False
+
+        async def load(outcomes: list[Any], operation: Any) -> None:
+            while not over:
+                await ask(x, outcomes, operation)
+
+        gets = [x.spawn(load(safe, lambda: x.client.add(1.0, 2.0, 0.0, 0.02))) for _ in range(6)]
+        posts = [x.spawn(load(unsafe, lambda: x.client.sort((2.0, 1.0), 0.0, 0.02))) for _ in range(6)]
+        await x.sleep(0.3)
+        assert await switch.leave("server-0") == 0
+        await x.control.crash("server-0")  # nobody notices
+        await x.sleep(0.2)
+        await x.control.restart("server-0")
+        await switch.join("server-0")
+        await x.sleep(0.2)
+        assert len(unsafe) > 20
+        assert not [o for o in unsafe if isinstance(o, Failure)]
+        await x.control.crash("server-1")  # what it has not answered may have happened
+        await x.sleep(0.4)
+        over = True
+        for task in (*gets, *posts):
+            await task
+        assert (await switch.counts()).refused == 0
+
+    with open_session("local", ApplicationSwitch(servers=3, retries=1.0)) as session:
+        switch = psutil.Process(session._children["switch-0"].pid)  # type: ignore[attr-defined]
+        session.perform(test)
+        dead = session.process.http_ports["server-1"]  # type: ignore[attr-defined]
+        held = switch.net_connections("tcp")
+        assert [
+            c for c in held if c.status == psutil.CONN_CLOSE_WAIT or (c.raddr and c.raddr.port == dead)
+        ] == []
+        assert switch.num_fds() < 80, "12 from clients, and as many to each server at most"
+    assert {o if not isinstance(o, Failure) else type(o) for o in safe} == {3.0}
+    lost = [o for o in unsafe if isinstance(o, Failure)]
+    assert len(lost) <= 6
+    assert all(isinstance(failure, Broken) for failure in lost)

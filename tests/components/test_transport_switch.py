@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
 from polyarch.components import proxy_protocol
-from polyarch.components.base import free_port
+from polyarch.components.base import accepts_connections, free_port
+from polyarch.components.forwarder import Settings
 from polyarch.components.transport_switch import TransportSwitchServer
 
 pytestmark = pytest.mark.local
@@ -86,6 +89,146 @@ def test_connections_go_round_and_a_dead_server_costs_none_of_them(local: Any, t
         finally:
             await switch.kill()
             a.close()
+
+    local.run(run())
+
+
+def test_servers_come_and_go_under_load_and_no_connection_is_lost(local: Any, tmp_path: Path) -> None:
+    async def run() -> None:
+        servers = dict([(await listening(named(name)))[::-1] for name in (b"a", b"b", b"c")])
+        switch = TransportSwitchServer(list(servers), policy="least_connections", check_seconds=0.05)
+        await switch.start(local.janitor, tmp_path)
+        names: list[bytes] = []
+        over = False
+
+        async def load() -> None:
+            while not over:
+                names.append(await name_of(switch))
+
+        clients = [asyncio.create_task(load()) for _ in range(4)]
+        try:
+            files = psutil.Process(switch.pids[0]).num_fds()
+            for address, server in list(servers.items()):
+                await switch.change([other for other in servers if other != address])
+                await asyncio.sleep(0.1)
+                server.close()  # nobody notices
+                await asyncio.sleep(0.05)
+                servers[address], _ = await listening(named(b"n"), int(address.rpartition(":")[2]))
+                await switch.change(list(servers))
+                await asyncio.sleep(0.1)
+            over = True
+            await asyncio.gather(*clients)
+            assert set(names[-10:]) == {b"n"}
+            assert len(names) > 30
+            assert connections(switch) == 0 or await settled(switch)
+            assert psutil.Process(switch.pids[0]).num_fds() <= files + 3  # checks that are under way
+        finally:
+            await switch.kill()
+            for server in servers.values():
+                server.close()
+
+    local.run(run())
+
+
+async def settled(switch: TransportSwitchServer) -> bool:
+    """Whether all its connections end within a second."""
+    for _ in range(50):
+        if not connections(switch):
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+def test_a_server_that_hangs_is_found_out_by_checks_and_no_client_waits_for_it_until_it_is_well(
+    local: Any, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        hung = socket.socket()
+        hung.bind(("127.0.0.1", 0))
+        hung.listen(0)
+        at_hung = f"127.0.0.1:{hung.getsockname()[1]}"
+        filling = [socket.socket() for _ in range(3)]
+        for sock in filling:  # its backlog is full: the kernel answers nobody who wants to connect
+            sock.setblocking(False)
+            sock.connect_ex(hung.getsockname())
+        server, address = await listening(named(b"a"))
+        switch = TransportSwitchServer(
+            [address, at_hung], check_seconds=0.05, shun_seconds=0.05, connect_seconds=0.3
+        )
+        await switch.start(local.janitor, tmp_path)
+        try:
+            await asyncio.sleep(0.5)
+            begin = asyncio.get_running_loop().time()
+            while (now := asyncio.get_running_loop().time()) < begin + 0.8:
+                assert await name_of(switch) == b"a"
+                assert asyncio.get_running_loop().time() < now + 0.2
+                await asyncio.sleep(0.02)
+            for sock in filling:
+                sock.close()
+            again = await asyncio.start_server(named(b"h"), sock=hung)
+            for _ in range(100):
+                if await name_of(switch) == b"h":
+                    break
+                await asyncio.sleep(0.05)
+            else:
+                raise AssertionError("it is never used again")
+            again.close()
+        finally:
+            await switch.kill()
+            server.close()
+
+    local.run(run())
+
+
+def test_hashing_spreads_connections_and_keeps_a_client_that_a_proxy_names(
+    local: Any, tmp_path: Path
+) -> None:
+    async def proxied(switch: TransportSwitchServer, client: str) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", switch.port)
+        writer.write(proxy_protocol.encode((client, 1000), ("198.51.100.1", 80), 2))
+        name = await reader.readexactly(1)
+        writer.close()
+        return name
+
+    async def by_connection(switch: TransportSwitchServer) -> None:
+        assert len({await name_of(switch) for _ in range(30)}) == 3
+
+    async def by_client(switch: TransportSwitchServer) -> None:
+        homes = {client: {await proxied(switch, client) for _ in range(3)} for client in clients}
+        assert all(len(home) == 1 for home in homes.values())
+        assert len(set.union(*homes.values())) == 3
+
+    clients = [f"192.0.2.{i}" for i in range(15)]
+    servers = [named(name) for name in (b"a", b"b", b"c")]
+    with_switch(local, tmp_path, by_connection, *servers, policy="maglev")
+    more: Any = {"policy": "rendezvous", "affinity": "client", "accept_proxy": True}
+    with_switch(local, tmp_path, by_client, *servers, **more)
+
+
+def test_with_few_descriptors_it_serves_few_at_a_time_and_all_in_the_end(local: Any, tmp_path: Path) -> None:
+    async def run() -> None:
+        server, address = await listening(named(b"a"))
+        port = free_port()
+        file = tmp_path / "switch.json"
+        file.write_bytes(msgspec.json.encode(Settings(f"127.0.0.1:{port}", [address])))
+        begin = "import resource as r, sys; r.setrlimit(r.RLIMIT_NOFILE, (60, 60))"
+        then = "from polyarch.components.forwarder import main; main(sys.argv[1])"
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", f"{begin}; {then}", file)
+        try:
+            while not await accepts_connections(port):
+                await asyncio.sleep(0.02)
+            clients = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
+            for i, (reader, _) in enumerate(clients):
+                assert await asyncio.wait_for(reader.readexactly(1), 5) == b"a"
+                if i >= 5:  # before that, all that there are descriptors for are held
+                    clients[i - 5][1].close()
+            for _, writer in clients:
+                writer.close()
+            assert process.returncode is None
+        finally:
+            process.kill()
+            await process.wait()
+            server.close()
 
     local.run(run())
 

@@ -844,6 +844,68 @@ def test_an_upstream_that_never_answers_is_504_and_one_that_is_not_there_is_503(
     switch(absent, node=Switch(backends=("nobody",)), tmp_path=tmp_path)
 
 
+POST = b"POST /%d HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
+
+
+def counted(asked: list[int], *scripts: bytes | None) -> Callable[..., Awaitable[None]]:
+    """``upstream``, and how often it was asked."""
+    serve = upstream(*scripts)
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked[0] += 1
+        await serve(reader, writer)
+
+    return behave
+
+
+def test_a_hedge_saves_who_met_a_silent_server_and_nothing_that_changes_something_is_sent_twice(
+    tmp_path: Path,
+) -> None:
+    silent, quick = [0], [0]
+
+    async def main(port: int) -> None:
+        for method, status in ((GET, 200), (POST, 504)):
+            begin = time.monotonic()
+            statuses = sorted([(await exchange(port, method % i))[0] for i in range(2)])
+            assert statuses == [200, status]
+            assert (time.monotonic() - begin < 0.4) == (method is GET)
+            await asyncio.sleep(0.5)  # the silent one is left alone no more
+
+    servers = (counted(silent, None), counted(quick, OK))
+    settings = {"hedge_seconds": 0.05, "backend_seconds": 0.4, "shun_seconds": 0.1}
+    assert switch(main, *servers, tmp_path=tmp_path, **settings) == []
+    assert (silent, quick) == ([2], [3])
+
+
+def test_who_fails_twice_in_a_row_is_left_alone_until_a_trial_and_retries_end_with_their_budget(
+    tmp_path: Path,
+) -> None:
+    bad, busy, good = [0], [0], [0]
+    refusal = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n"
+
+    async def breaker(port: int) -> None:
+        for i in range(20):
+            assert (await exchange(port, GET % i))[0] == 200
+        assert bad == [2]
+        await asyncio.sleep(0.35)
+        for i in range(4):
+            assert (await exchange(port, GET % i))[0] == 200
+        assert bad == [3], "one trial, which fails"
+
+    async def budget(port: int) -> None:
+        found = [(await exchange(port, POST % i))[0] for i in range(40)]
+        # 10 retries are saved up, and each of the 40 requests brings a tenth of one.
+        assert 12 <= busy[0] + good[0] - 40 <= 14
+        assert found[:10] == [200] * 10
+        assert found.count(503) == 40 - good[0] > 10
+
+    patient = {"failures": 2, "shun_seconds": 0.3}
+    assert switch(breaker, counted(bad, b""), counted(good, OK), tmp_path=tmp_path, **patient) == []
+    assert good == [24]
+    good[0] = 0
+    assert switch(budget, counted(busy, refusal), counted(good, OK), tmp_path=tmp_path, retries=0.1) == []
+
+
 def test_a_client_that_goes_away_while_its_answer_is_computed_leaves_nothing_at_the_switch(
     tmp_path: Path,
 ) -> None:
