@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from small_systems import Draw, Tap
 
 from polyarch.architectures.chord import ChordRing
 from polyarch.architectures.sharded import Sharded
 from polyarch.core import Architecture, System, parameter, rpc
+from polyarch.experiment.record import Spread
 from polyarch.experiment.run import Question
-from polyarch.experiment.scale import Effort, Scale, scale, size_parameter
+from polyarch.experiment.scale import Effort, Scale, ScalePoint, fitted, scale, size_parameter
+from polyarch.measure.scalability import usl
 from polyarch.report.scale import scale_plots, scale_sentence, write_scale
+from polyarch.runtimes.base import SessionError
 
 SERVICE = 0.001
 
@@ -49,10 +53,12 @@ class Dispatcher(Tap):
     """Asks the workers in turn."""
 
     workers: tuple[str, ...]
+    patience: float
 
     @rpc
     async def draw(self, number: int, salt: int) -> int:
-        return await self.at(self.workers[number % len(self.workers)], Tap).draw(number, salt)
+        worker = self.at(self.workers[number % len(self.workers)], Tap, timeout=self.patience)
+        return await worker.draw(number, salt)
 
     @rpc
     async def spill(self, number: int) -> None:
@@ -68,11 +74,12 @@ class Pool(Architecture):
     jobs = (Draw,)
     servers: int = parameter(1, "workers", least=1)
     shared: float = parameter(0.0, "seconds at the till", least=0)
+    patience: float = parameter(10.0, "of the clients", least=0)
 
     def build(self, system: System) -> None:
         system.role("worker", Worker(shared=self.shared), count=self.servers)
         system.role("till", Till(takes=self.shared))
-        system.clients(Dispatcher(workers=system.addresses("worker", self.servers)))
+        system.clients(Dispatcher(workers=system.addresses("worker", self.servers), patience=self.patience))
 
 
 def scaled(sizes: list[int], **values: Any) -> Scale:
@@ -135,6 +142,39 @@ def test_it_says_when_the_clients_did_not_saturate_it():
     result = scale(lambda n: Question(Pool(servers=n), Draw()), [4, 8, 16], few, parameter="servers")
     assert not any(point.saturated for point in result.points)
     assert "with 4 clients it was not saturated at 4, 8, 16" in scale_sentence(result)
+
+
+def test_what_never_succeeds_has_no_scalability_and_is_not_waited_for():
+    with pytest.raises(SessionError, match=r"pool: no operation succeeded \(\d+ x timeout\)"):
+        scaled([1, 2, 4], patience=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("says", "curve", "noise"),
+    [
+        ("linear as far as it was measured (16 servers), no peak, limited by neither", lambda n: n, 0.0),
+        ("linear as far as it was measured (16 servers), no peak up to 16 (if", lambda n: n, 0.03),
+        ("linear to 4 servers (90% of so many times what one does), no peak up to 16 (if there is one, at",
+         lambda n: usl(n, 0.03, 0.0), 0.02),
+        ("not linear beyond 1 server, no peak up to 16", lambda n: usl(n, 0.3, 0.0), 0.02),
+        ("linear to 2 servers (90% of so many times what one does), peak of 5,",
+         lambda n: usl(n, 0.05, 0.005), 0.02),
+        ("not linear beyond 1 server, peak of 1,0", lambda n: 1 / n, 0.02),
+        ("more than linear: of 16 servers each does 2.3 times what it does of 1", lambda n: n**1.3, 0.02),
+        ("linear to 4.40 servers, then level at 4,", lambda n: min(n, 4.5), 0.05),
+    ],
+)  # fmt: skip
+def test_the_sentence_is_true_of_what_is_known(says, curve, noise):
+    sizes, draws = (1, 2, 4, 8, 16), np.random.default_rng(1)
+    points = [
+        ScalePoint(size=n, nodes={}, clients=8, throughput_per_s=Spread.of(
+            1000 * curve(n) * (1 + noise * draws.standard_normal()) for _ in range(3)
+        ), unsuccessful=0.0) for n in sizes
+    ]  # fmt: skip
+    result = fitted(
+        points, architecture="a", job="j", runtime="sim", parameter="servers", seed=0, rounds=3, parameters={}
+    )
+    assert scale_sentence(result).startswith(f"a does j on sim: {says}")
 
 
 def test_the_size_is_the_main_count_unless_the_architecture_says_another():

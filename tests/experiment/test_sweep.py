@@ -68,7 +68,7 @@ def test_the_break_even_is_where_the_two_take_as_long(swept):
 def test_the_first_sentence_is_the_answer(swept):
     first = swept.sentences[0]
     assert first.startswith("saturation throughput: steady overtakes well at service = 0.005 s (0.00")
-    assert "95 % by a bootstrap of 3 rounds" in first
+    assert "95 %, of 3 rounds" in first
     assert complete(swept, "latency p90").sentences[0].startswith("latency p90: steady overtakes well at")
     assert complete(swept, "messages per operation").sentences[0] == (
         "messages per operation: no break-even from service = 0.002 to 0.008"

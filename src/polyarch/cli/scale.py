@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from cyclopts import Parameter as Option
@@ -34,9 +34,11 @@ def scale_(
     of: Annotated[
         str | None, Option(help="The parameter that is the size.  [default: the architecture's main count]")
     ] = None,
-    on: options.On = None,
+    on: Annotated[
+        Literal["sim", "local"], Option(help="Where to run: simulated, or on this machine.")
+    ] = "sim",
     seed: options.Seed = 0,
-    rounds: options.Rounds = 3,
+    rounds: Annotated[options.Rounds, Option(help="Each with a deployment and a seed of its own.")] = 3,
     duration: Annotated[
         float | None, Option(help="local: seconds of each measurement.  [default: 1]")
     ] = None,
@@ -62,7 +64,7 @@ def scale_(
     reason = catalogue.gap(kind, wanted)
     if reason:
         raise BadUse(f"{kind.name} does not do the job {wanted.name}: {reason}")
-    runtime = on or "sim"
+    runtime = on
     parameter = _parameter(kind, of)
     sizes = _sizes(kind, parameter, nodes, runtime)
     if parameter.replace("_", "-") in {n.replace("_", "-") for n in parameters}:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,19 +25,26 @@ from polyarch.experiment.load import Load, LoadResult
 from polyarch.experiment.record import Cost, Environment, Latency, Spread, environment
 from polyarch.experiment.run import Question, Trial, cost_of, latency_of
 from polyarch.measure.scalability import Usl, bottleneck, fit
+from polyarch.runtimes.base import SessionError
 from polyarch.runtimes.sim.kernel import no_collector
 
-__all__ = ["Coefficient", "Effort", "Scale", "ScaleLaw", "ScalePoint", "scale", "size_parameter"]
+__all__ = ["Coefficient", "Effort", "Scale", "ScaleLaw", "ScalePoint", "fitted", "scale", "size_parameter"]
 
 _MAIN = ("nodes", "servers", "shards", "cores")
 _LONGEST = 100.0
 """Virtual seconds of a measurement, at most."""
+_FEWEST = 4
+"""Clients to begin with."""
 _GAIN = 1.05
 """Twice the clients bring less than this: it is saturated."""
+_LIKELIER = 3.0
+"""A bottleneck explains the measurements better if they are e^3, 20, times likelier with it."""
+_EXACT = 1e-3
+"""A law that is off by less explains them."""
 
 
 class Coefficient(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """A figure of the fit, with its 95 % interval by a bootstrap of the residuals."""
+    """A figure of the fit, with its 95 % interval."""
 
     value: float
     low: float | None = None
@@ -56,6 +64,8 @@ class ScaleLaw(Record, frozen=True, kw_only=True, omit_defaults=True):
     """b"""
     peak: Coefficient | None = None
     """The size of the highest throughput; absent if it never falls."""
+    peak_at_least: float | None = None
+    """If it never falls: the least size (2.5 %) at which it might have a peak nevertheless."""
     linear_to: float | None = None
     """Up to which size it has 90 % of so many times what one does; absent if at every size."""
     error: float
@@ -146,7 +156,9 @@ def scale(ask: Callable[[int], Question], sizes: Sequence[int], effort: Effort, 
                 try:
                     nodes[size] = trial.nodes()
                     if size not in found:
-                        found[size] = _saturating(trial, effort)
+                        # More of them need no fewer clients.
+                        least = max((clients for clients, _ in found.values()), default=_FEWEST)
+                        found[size] = _saturating(trial, effort, least)
                     clients, guess = found[size]
                     results[size].append(_measured(trial, clients, effort, guess))
                     known = known and trial.bytes_are_known()
@@ -169,11 +181,10 @@ def scale(ask: Callable[[int], Question], sizes: Sequence[int], effort: Effort, 
         )
         for size in sizes
     )
-    runs = [(p.size, x) for p in points for x in p.throughput_per_s.runs]
-    law = fit([size for size, _ in runs], [x for _, x in runs], np.random.default_rng(0))
     question = ask(sizes[0])
     values = {**question.architecture.values, **question.job.values}
-    return Scale(
+    return fitted(
+        points,
         architecture=type(question.architecture).name,
         job=type(question.job).name,
         runtime=question.runtime,
@@ -181,26 +192,49 @@ def scale(ask: Callable[[int], Question], sizes: Sequence[int], effort: Effort, 
         seed=question.seed,
         rounds=effort.rounds,
         parameters={name: value for name, value in values.items() if name != parameter},
-        points=points,
-        law=_law(law),
-        bottleneck=_bottleneck(runs, law),
-        environment=environment(),
     )
 
 
-def _saturating(trial: Trial, effort: Effort) -> tuple[int, float]:
-    """So many clients that twice as many gain less than 5 %, and the throughput with them."""
-    clients = effort.clients or 4
+def fitted(points: Sequence[ScalePoint], *, parameter: str, **about: Any) -> Scale:
+    """What was measured, with the law that fits; ``about``: the other fields of a ``Scale``."""
+    runs = [(p.size, x) for p in points for x in p.throughput_per_s.runs]
+    if idle := [size for size, x in runs if not x]:
+        raise SessionError(f"at {parameter} {idle[0]} nothing succeeded in one of the rounds: nothing to fit")
+    law = fit([size for size, _ in runs], [x for _, x in runs], np.random.default_rng(0))
+    return Scale(
+        parameter=parameter,
+        points=tuple(points),
+        law=_law(law),
+        bottleneck=_bottleneck(runs, law),
+        environment=environment(),
+        **about,
+    )
+
+
+def _saturating(trial: Trial, effort: Effort, least: int) -> tuple[int, float]:
+    """So many clients, at least ``least``, that twice as many gain less than 5 %, and the throughput with
+    them."""
+    clients = effort.clients or least
     # How fast it is is not known: a first look tells.
-    guess = _throughput(trial.load(Load(duration=0.05, clients=clients, account=0), phase="a first look"))
+    for seconds in (0.05, 1.0):
+        look = trial.load(Load(duration=seconds, clients=clients, account=0), phase="a first look")
+        if look.in_time:
+            break
+    if not look.ok and look.attempted > 2 * clients:  # else it is only slow
+        raise SessionError(_nothing(trial, look))
+    guess = _throughput(look)
     before = _throughput(_measured(trial, clients, effort, guess, probe=True))
     if effort.clients is not None:
         return clients, before
-    while 2 * clients <= effort.most_clients:
-        now = _throughput(_measured(trial, 2 * clients, effort, 1.5 * before, probe=True))
-        if now < _GAIN * before:
-            break
-        clients, before = 2 * clients, now
+    tried, in_vain = clients, 0
+    # A machine that was busy with something else for half a second must not be taken for saturation.
+    while 2 * tried <= effort.most_clients and in_vain < (1 if trial.question.runtime == "sim" else 2):
+        tried *= 2
+        now = _throughput(_measured(trial, tried, effort, 1.5 * before, probe=True))
+        if now >= _GAIN * before:
+            clients, before, in_vain = tried, now, 0
+        else:
+            in_vain += 1
     return clients, before
 
 
@@ -220,6 +254,12 @@ def _measured(trial: Trial, clients: int, effort: Effort, guess: float, *, probe
         guess = min(_throughput(result), guess / 2)
 
 
+def _nothing(trial: Trial, result: LoadResult) -> str:
+    kind = trial.question.architecture
+    codes = ", ".join(f"{n} x {code}" for code, n in sorted(result.codes.items()))
+    return f"{kind.name}: no operation succeeded ({codes}), so there is no throughput that could scale"
+
+
 def _throughput(result: LoadResult) -> float:
     return result.in_time / result.seconds if result.seconds else 0.0
 
@@ -235,15 +275,20 @@ def _law(law: Usl) -> ScaleLaw:
         contention=figure(law.contention),
         coherence=figure(law.coherence),
         peak=None if law.peak is None else figure(law.peak),
+        peak_at_least=_finite(law.peak_at_least) if law.peak is None else None,
         linear_to=_finite(law.linear_to()),
         error=float(f"{law.error:.4g}"),
     )
 
 
 def _bottleneck(runs: Sequence[tuple[int, float]], law: Usl) -> ScaleBottleneck | None:
-    """Only where it has half the error of the law, which has a coefficient more."""
-    found = bottleneck([size for size, _ in runs], [x for _, x in runs])
-    if found is None or found.error > law.error / 2:
+    """Only where that is far more likely than the law, which has a coefficient more."""
+    sizes, throughputs = [size for size, _ in runs], [x for _, x in runs]
+    found = bottleneck(sizes, throughputs)
+    if found is None or law.error < _EXACT or found.cap > 0.95 * max(sizes) * found.one:
+        return None
+    # The logarithm of how many times likelier the measurements are, if errors are normal.
+    if len(runs) * math.log(law.error / max(found.error, _EXACT)) < _LIKELIER:
         return None
     one, cap, error = (float(f"{value:.6g}") for value in (found.one, found.cap, found.error))
     return ScaleBottleneck(one_per_s=one, cap_per_s=cap, error=error)

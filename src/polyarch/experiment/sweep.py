@@ -58,10 +58,10 @@ class BreakEven(Record, frozen=True, kw_only=True, omit_defaults=True):
     at: float
     """In the unit of the parameter; between two values that were measured it is interpolated."""
     low: float | None = None
-    """The 95 % interval of a bootstrap over the rounds; absent with one round."""
+    """The 95 % interval, from how far the rounds lie apart; absent with one round."""
     high: float | None = None
     share: float | None = None
-    """The share of the resampled measurements in which there is such a break-even at all."""
+    """How likely it is that there is such a break-even at all, between the first and the last value."""
 
 
 class Sweep(Record, frozen=True, kw_only=True, omit_defaults=True):

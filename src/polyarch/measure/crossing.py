@@ -1,9 +1,14 @@
 """Where one curve overtakes another: the break-even of two series that were measured at the same places.
 
 Between two places the curves are taken as straight: on logarithmic axes if everything is positive (a power
-of the parameter is straight there), else on linear ones.  How sure the place is, a bootstrap tells: the runs
-at each place are drawn again with replacement, for both series the same ones if they come in pairs (the
-same seed, or the same minute on the same machine).
+of the parameter is straight there), else on linear ones.
+
+How sure the place is, follows from how far the runs lie apart.  Run *r* is one round: the same seed, or the
+same minutes on the same machine, for both series at all places.  So the runs' differences are vectors, one
+for each round, and their mean is as uncertain as a multivariate Student's t says, with their own covariance
+(for three rounds that is far more than a bootstrap of the rounds admits: it covers the truth in 71 % of all
+cases instead of 95 %).  Differences that might as well have been measured are drawn from it, and searched
+for crossings as the measured one was.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ import numpy as np
 
 __all__ = ["Crossing", "crossings"]
 
-_RESAMPLES = 1000
+_DRAWS = 2000
 _TAIL = 2.5  # per cent that lie below the interval, and above it
 
 
@@ -30,7 +35,7 @@ class Crossing:
     """The 95 % interval; None with one run at each place, which says nothing of how sure it is."""
     high: float | None
     share: float | None
-    """The share of the resampled measurements in which there is such a crossing at all."""
+    """The share of what might have been measured in which there is such a crossing at all."""
     rises: bool
     """Whether the first series is above the other behind it, and below it before."""
 
@@ -43,24 +48,26 @@ def crossings(
 ) -> list[Crossing]:
     """Where the mean of the runs of ``one`` crosses that of ``other``, in order.
 
-    ``places``: ascending; ``one[i]`` and ``other[i]``: the runs at ``places[i]``, at least one each.
-    ``ValueError`` when they do not fit together.
+    ``places``: ascending; ``one[i]`` and ``other[i]``: the runs at ``places[i]``, as many everywhere, and in
+    the order of the rounds.  ``ValueError`` when they do not fit together.
     """
     n = len(places)
     if not n == len(one) == len(other):
         raise ValueError(f"{n} places, {len(one)} and {len(other)} measurements")
     if any(b <= a for a, b in itertools.pairwise(places)):
         raise ValueError("the places must ascend")
-    if not all(map(len, one)) or not all(map(len, other)):
-        raise ValueError("no run, no figure")
+    rounds = {len(runs) for series in (one, other) for runs in series}
+    if len(rounds) > 1 or 0 in rounds:
+        raise ValueError("a round is a run of both at each place, and at least one is needed")
     along = _scale(places)
-    log = all(value > 0 for series in (one, other) for runs in series for value in runs)
-    difference = _difference(_means(one), _means(other), log)
+    first, second = (np.array(series, dtype=float).T for series in (one, other))  # rounds by places
+    log = bool((first > 0).all() and (second > 0).all())
+    difference = _difference(first.mean(axis=0), second.mean(axis=0), log)
     found = _signs(along, difference)
     if not found:
         return []
-    several = any(len(runs) > 1 for series in (one, other) for runs in series)
-    drawn = _resampled(one, other, log, rng) if several else None
+    several = len(first) > 1
+    drawn = _drawn(difference, _difference(first, second, log), rng) if several else None
     result = []
     for u, rises in found:
         at = _back(u, places)
@@ -91,27 +98,19 @@ def _back(u: float, places: Sequence[float]) -> float:
     return math.exp(u) if _is_log(places) else u
 
 
-def _means(series: Sequence[Sequence[float]]) -> np.ndarray:
-    return np.array([np.mean(runs) for runs in series])
-
-
 def _difference(one: np.ndarray, other: np.ndarray, log: bool) -> np.ndarray:
     difference: np.ndarray = np.log(one) - np.log(other) if log else one - other
     return difference
 
 
-def _resampled(
-    one: Sequence[Sequence[float]], other: Sequence[Sequence[float]], log: bool, rng: np.random.Generator
-) -> np.ndarray:
-    """The differences of ``_RESAMPLES`` measurements (rows) at each place (columns)."""
-    columns = []
-    for a, b in zip(one, other):
-        first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-        chosen = rng.integers(len(first), size=(_RESAMPLES, len(first)))
-        paired = len(first) == len(second)
-        others = chosen if paired else rng.integers(len(second), size=(_RESAMPLES, len(second)))
-        columns.append(_difference(first[chosen].mean(axis=1), second[others].mean(axis=1), log))
-    return np.stack(columns, axis=1)
+def _drawn(difference: np.ndarray, rounds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Differences (rows) at each place (columns) that might have been measured as well: about the measured
+    one, with the covariance of the rounds (rows of ``rounds``), by Student's t."""
+    k = len(rounds)
+    apart = (rounds - rounds.mean(axis=0)) / np.sqrt(k * (k - 1))
+    scale = np.sqrt((k - 1) / rng.chisquare(k - 1, size=(_DRAWS, 1)))
+    drawn: np.ndarray = difference + scale * (rng.standard_normal((_DRAWS, k)) @ apart)
+    return drawn
 
 
 def _signs(along: Sequence[float], difference: Sequence[float] | np.ndarray) -> list[tuple[float, bool]]:

@@ -29,7 +29,7 @@ __all__ = ["LINEAR", "Bottleneck", "Interval", "Usl", "amdahl", "bottleneck", "f
 
 LINEAR = 0.9
 """Linear, as it is meant here: at least this part of N times what one does."""
-_RESAMPLES = 500
+_DRAWS = 500
 
 
 def usl(n: float, contention: float, coherence: float) -> float:
@@ -63,6 +63,8 @@ class Usl:
     peak: Interval | None
     """The N of the highest throughput; None: it never falls (no coherence).  The upper end is infinite where
     the measurements bear a law without a peak too."""
+    peak_at_least: float
+    """The N below which a peak is unlikely (2.5 %), whether there is one or not; infinite: there is none."""
     error: float
     """Root mean square of the relative residuals."""
 
@@ -112,8 +114,9 @@ def fit(sizes: Sequence[float], throughputs: Sequence[float], rng: np.random.Gen
     """The law that fits best.  ``sizes`` and ``throughputs``: one entry for each run, so that a size of
     several runs is there several times.  At least three different sizes; ``ValueError`` otherwise.
 
-    The intervals are from a bootstrap of the residuals (Efron and Tibshirani 1993, chapter 9): they know of
-    the noise, and of what the law does not explain.
+    The intervals are those of what might have been measured as well: errors of the residuals' size, which few
+    residuals tell as badly as Student's t says, are drawn and fitted again.  So they know of the noise, and
+    of what the law does not explain.
     """
     n, x = np.asarray(sizes, dtype=float), np.asarray(throughputs, dtype=float)
     if n.shape != x.shape:
@@ -124,16 +127,15 @@ def fit(sizes: Sequence[float], throughputs: Sequence[float], rng: np.random.Gen
         raise ValueError("sizes are at least 1, and throughputs above 0")
     best = _solve(n, x)
     predicted = best[0] * n / (1 + best[1] * (n - 1) + best[2] * n * (n - 1))
-    residuals = x / predicted - 1
-    error = float(np.sqrt(np.mean(residuals**2)))
-    free = n.size - 3
+    squares = float(np.sum((x / predicted - 1) ** 2))
+    error = math.sqrt(squares / n.size)
+    free = n.size - 3  # degrees of freedom
     if not free:
         rows = None
     else:
-        # Residuals of a fit are smaller than errors are.
-        scaled = (residuals - residuals.mean()) * math.sqrt(n.size / free)
-        drawn = scaled[rng.integers(n.size, size=(_RESAMPLES, n.size))]
-        rows = np.array([_solve(n, predicted * np.maximum(1 + row, 0.01)) for row in drawn])
+        size = np.sqrt(squares / rng.chisquare(free, size=(_DRAWS, 1)))
+        drawn = np.maximum(1 + size * rng.standard_normal((_DRAWS, n.size)), 0.01)
+        rows = np.array([_solve(n, predicted / row) for row in drawn])
 
     def interval(value: float, column: np.ndarray | None) -> Interval:
         if column is None:
@@ -145,12 +147,10 @@ def fit(sizes: Sequence[float], throughputs: Sequence[float], rng: np.random.Gen
     peaks = None if rows is None else np.array([_peak(a, b) for _, a, b in rows])
     at = _peak(best[1], best[2])
     one, contention, coherence = (interval(best[i], None if rows is None else rows[:, i]) for i in range(3))
+    peak = interval(at, peaks)
+    least = at if peak.low is None else peak.low
     return Usl(
-        one,
-        contention,
-        coherence,
-        peak=interval(at, peaks) if math.isfinite(at) else None,
-        error=error,
+        one, contention, coherence, peak if math.isfinite(at) else None, peak_at_least=least, error=error
     )
 
 
@@ -173,5 +173,11 @@ def _solve(n: np.ndarray, x: np.ndarray) -> tuple[float, float, float]:
         if wrong < least:
             least, best = wrong, dict(zip(kept, solved.tolist()))
     assert best is not None  # with the first one alone there is always a solution
-    one = 1 / best[0]
-    return one, best.get(1, 0.0) * one, best.get(2, 0.0) * one
+    one, most = 1 / best[0], float(n.max())
+    a, b = best.get(1, 0.0) * one, best.get(2, 0.0) * one
+    return one, _unless_nothing(a, most), _unless_nothing(b, most**2)
+
+
+def _unless_nothing(coefficient: float, times: float) -> float:
+    """Of a coefficient that costs less than a millionth only the rounding is known."""
+    return coefficient if coefficient * times >= 1e-6 else 0.0

@@ -26,6 +26,8 @@ _BADLY = 0.1
 _NOTHING = 0.05
 """What is lost to contention and coherence together, if that is too little to speak of a limit."""
 _FAILS = 0.01
+_MORE = 1.1
+"""More than linear: each of many does so many times what one of few does."""
 
 
 def scale_sentence(scale: Scale) -> str:
@@ -41,6 +43,8 @@ def scale_sentence(scale: Scale) -> str:
         notes.append(
             f"at {worst.size} {scale.parameter} {100 * worst.unsuccessful:.1f} % of the operations failed"
         )
+    if scale.law.one_per_s.low is None:
+        notes.append("three sizes and one round: how sure that is was not measured")
     short = [str(p.size) for p in scale.points if not p.saturated]
     if short:
         notes.append(f"with {scale.points[-1].clients:,} clients it was not saturated at {', '.join(short)}")
@@ -55,32 +59,57 @@ def _level(scale: Scale) -> list[str]:
     knee = b.cap_per_s / b.one_per_s
     of_law = f"the law of contention and coherence is off by {scale.law.error:.1%}, this by {b.error:.1%}"
     return [
-        f"linear to {number(round(knee, 1))} {scale.parameter}",
+        f"linear to {number(round(knee, 1))} {scale.parameter.replace('_', '-')}",
         f"then level at {number(b.cap_per_s)} /s (no peak)",
         f"limited by contention: by one bottleneck that all need ({of_law})",
     ]
 
 
 def _linear(scale: Scale) -> str:
-    least, most = scale.points[0].size, scale.points[-1].size
+    least, most = scale.points[0], scale.points[-1]
+    one, all_ = (p.throughput_per_s for p in (least, most))
+    times = all_.median / one.median * least.size / most.size
+    if times > _MORE and all_.low * least.size > one.high * most.size:
+        many = _counted(most.size, scale)
+        return (
+            f"more than linear: of {many} each does {times:.2g} times what it does of {least.size}, "
+            "which the law does not know"
+        )
     to = scale.law.linear_to
-    if to is None or to >= most:
-        return f"linear as far as it was measured ({most} {scale.parameter})"
-    if math.floor(to) <= least:
-        return f"not linear beyond {least} {scale.parameter}"
-    return f"linear to {math.floor(to)} {scale.parameter} ({LINEAR:.0%} of so many times what one does)"
+    if to is None or to >= most.size:
+        return f"linear as far as it was measured ({_counted(most.size, scale)})"
+    if math.floor(to) <= least.size:
+        return f"not linear beyond {_counted(least.size, scale)}"
+    return f"linear to {_counted(math.floor(to), scale)} ({LINEAR:.0%} of so many times what one does)"
+
+
+def _counted(n: int, scale: Scale) -> str:
+    """``1 server``, ``8 servers``"""
+    name = scale.parameter.replace("_", "-")
+    return f"{n:,} {name.removesuffix('s') if n == 1 and len(name) > 1 else name}"
 
 
 def _peak(scale: Scale) -> str:
     law, most = scale.law, scale.points[-1].size
-    if law.peak is None:
-        if law.contention.value:
-            return f"no peak (it tends to {number(law.one_per_s.value / law.contention.value)} /s)"
-        return "no peak"
-    top = number(_at(scale, law.peak.value))
-    where = f"{number(round(law.peak.value, 1))}{_interval(law.peak)}"
-    if law.peak.value > most:
+    a, peak = law.contention, law.peak
+    tends = ""
+    if a.value > 0 and (a.low is None or a.low > 0):
+        tends = f"it tends to {number(law.one_per_s.value / a.value)} /s"
+    if peak is None or (peak.low is not None and peak.high is None and peak.value > most):
+        # What is beyond the measurements, and need not be there at all, is no finding.
+        least = law.peak_at_least if peak is None else peak.low
+        if least is None:
+            return f"no peak ({tends})" if tends else "no peak"
+        without = f"; without one {tends}" if tends else ""
+        if least < most:
+            return f"no peak that is certain (perhaps at {number(round(least, 1))} or more{without})"
+        return f"no peak up to {most:,} (if there is one, at {number(round(least, 1))} or more{without})"
+    top = number(_at(scale, peak.value))
+    where = f"{number(round(peak.value, 1))}{_interval(peak)}"
+    if peak.value > most:
         return f"peak expected at {where}, beyond what was measured"
+    if peak.low is not None and peak.high is None:
+        return f"perhaps a peak of {top} /s at {where}"
     return f"peak of {top} /s at {where}"
 
 

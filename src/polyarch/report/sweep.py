@@ -21,7 +21,7 @@ from polyarch.report.table import plain_table
 __all__ = ["complete", "figures_of_sweep", "sweep_table"]
 
 _SURE = 0.95
-"""A break-even that fewer of the resampled measurements have is not certain."""
+"""A break-even that is in less of what might have been measured is not certain."""
 _UNCERTAIN = "not certain"
 _FIRST = (SATURATION.name, P99.name, "latency p50", "messages per operation")
 """By which figures the answer is given, if nobody says another: the first that has a break-even."""
@@ -190,9 +190,9 @@ def _at(sweep: Sweep, b: BreakEven) -> str:
     text = f"{sweep.axis.parameter} = {number(b.at)}{unit}"
     if b.low is None or b.high is None:
         return f"{text} (one round: how sure that is was not measured)"
-    sure = f"95 % by a bootstrap of {sweep.rounds} rounds"
+    sure = f"95 %, of {sweep.rounds} rounds"
     if b.share is not None and b.share < _SURE:
-        sure = f"{_UNCERTAIN}: in {100 * b.share:.0f} % of the resampled rounds only"
+        sure = f"{_UNCERTAIN}: with a chance of {100 * b.share:.0f} % only"
     return f"{text} ({number(b.low)} to {number(b.high)}; {sure})"
 
 
