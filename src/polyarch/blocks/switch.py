@@ -216,9 +216,10 @@ class Switch(Http):
                 self.marks.clear()
             self.marks[request.client] = marks
         headers = {**request.headers, **marks}
-        for name in marks:
-            if name in request.headers:
-                headers[name] = f"{request.headers[name]}, {marks[name]}"
+        if request.headers:
+            for name in marks:
+                if name in request.headers:
+                    headers[name] = f"{request.headers[name]}, {marks[name]}"
         return Request(request.method, request.target, request.body, headers, request.client)
 
     def key(self, request: Request) -> str:

@@ -20,7 +20,12 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
 
     ValueError for a name or a value that HTTP does not allow (a line break would start another header).
     """
-    return b"".join(header_line(name, value) for name, value in headers.items())
+    return _lines(tuple(headers.items())) if headers else b""
+
+
+@lru_cache(maxsize=256)  # of the same client they are mostly the same ones
+def _lines(headers: tuple[tuple[str, str], ...]) -> bytes:
+    return b"".join(header_line(name, value) for name, value in headers)
 
 
 def encode_cookies(cookies: Iterable[str]) -> bytes:
