@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from polyarch.architectures.application_switch import ApplicationSwitch, weights
 from polyarch.architectures.transport_switch import TransportLayerSwitch
 from polyarch.blocks.switch import Switch
 from polyarch.cli.main import _front
-from polyarch.core import Architecture, Broken, Failure, System, gather
+from polyarch.core import Architecture, BadArguments, Broken, Failure, System, gather
 from polyarch.experiment.run import Question, run
 from polyarch.jobs.compute import ComputeJob
 from polyarch.runtimes import open_session
@@ -40,6 +41,17 @@ def test_requests_to_sort_go_where_they_are_meant_to(route: Any) -> None:
         busy = [session.kernel.processes[f"server-{i}"].busy_ns for i in range(3)]
     assert busy[2] > 0
     assert (busy[0] + busy[1] == 0) == (route != "none")
+
+
+def test_a_request_that_would_occupy_a_server_for_ever_is_refused() -> None:
+    async def test(x: Experimenter) -> None:
+        for seconds in (-1.0, 61.0, math.nan, math.inf):
+            for asked in (x.client.add(1.0, 2.0, seconds), x.client.block(seconds)):
+                with pytest.raises(BadArguments):
+                    await asked
+
+    with SimSession(ApplicationSwitch(servers=1), seed=1) as session:
+        session.perform(test)
 
 
 @pytest.mark.parametrize("kind", [ApplicationSwitch, TransportLayerSwitch])

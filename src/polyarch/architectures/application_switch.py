@@ -23,6 +23,7 @@ from polyarch.blocks.switch import Branch, Policy, Switch
 from polyarch.components.declared import Caddy
 from polyarch.core import (
     Architecture,
+    BadArguments,
     Failure,
     Http,
     Over,
@@ -34,7 +35,7 @@ from polyarch.core import (
     Web,
     parameter,
 )
-from polyarch.jobs.compute import Compute, ComputeJob, Seconds
+from polyarch.jobs.compute import MOST, Compute, ComputeJob, Seconds
 
 __all__ = ["ApplicationSwitch", "ComputeClient", "Server", "ours_only", "weights_of"]
 
@@ -75,6 +76,8 @@ class Server(Web, Compute):
 
     async def spend(self, work: float, waiting: float) -> None:
         """Occupy a core, and then wait."""
+        if not (0 <= work <= MOST and 0 <= waiting <= MOST):
+            raise BadArguments(f"work and blocking are from 0 to {MOST:g} s, not {work:g} and {waiting:g}")
         if self.now_here >= self.queue:
             raise Overloaded(f"{self.queue} requests are here already")
         self.now_here += 1

@@ -231,14 +231,19 @@ class HttpPool:
             task.add_done_callback(self._opening.discard)
 
     async def _open(self) -> None:
+        failure: OSError | None = None
         try:
             await self._loop.create_connection(lambda: self._connection(self), self.host, self.port)
         except OSError as error:
-            # At once: a request that comes before this task has ended must not count on it.
-            self._opening.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            failure = error
+        # At once: a request that comes before this task has ended must not count on it.
+        self._opening.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+        if failure is None:
+            if self._waiting:  # the connection may be lost again by now
+                self._grow()
+        elif not self._connections:
             # Those who wait are served by the connections that are open, if there are any.
-            if not self._connections:
-                self._fail_waiting(f"{self.host}:{self.port}: {error.strerror or error}")
+            self._fail_waiting(f"{self.host}:{self.port}: {failure.strerror or failure}")
 
     def _fail_waiting(self, reason: str) -> None:
         waiting, self._waiting = self._waiting, deque()
@@ -406,9 +411,21 @@ class _HeaderConnection(_Connection):
 
     _heads = True  # what comes now are headers, and not trailers, of which we need none
     _named: tuple[str, ...] = ()  # headers that Connection says are for us alone (RFC 9110, 7.6.1)
+    _new: Exchange | None = None  # sent since the last read: what came in that cannot be its answer
+
+    def send(self, exchange: Exchange) -> None:
+        self._new = exchange
+        super().send(exchange)
+
+    def data_received(self, data: bytes) -> None:
+        self._new = None
+        super().data_received(data)
 
     def on_message_begin(self) -> None:
         self._heads = True
+        if not self._flight or self._flight[0] is self._new:
+            # Whoever made the server say more than it was asked must not answer somebody else.
+            self.lose("an answer that nobody asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._flight and self._heads:
