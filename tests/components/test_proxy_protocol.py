@@ -64,6 +64,7 @@ def test_whatever_comes_is_a_header_or_too_short_or_wrong(beginning: bytes, rest
         b"PROXY TCP4 1.2.3.4 5.6.7.8 1 02\r\n",
         b"PROXY TCP4 1.2.3.4 5.6.7.8 1 \xb2\r\n",
         b"PROXY " + b"x" * 101,
+        b"PROXY TCP6 fe80::1%\nx ::1 1 2\r\n",
         b"\r\n\r\n\0\r\nQUIT\n\x11\x11\0\x0c" + bytes(12),
         b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0b" + bytes(11),
     ],
@@ -71,6 +72,11 @@ def test_whatever_comes_is_a_header_or_too_short_or_wrong(beginning: bytes, rest
 def test_what_is_wrong_is_refused(header: bytes) -> None:
     with pytest.raises(BadHeader):
         parse(header)
+
+
+def test_the_zone_of_an_address_stays_at_home() -> None:
+    data = encode(("fe80::1%eth0", 1), ("fe80::2%eth0", 2), 1)
+    assert data == b"PROXY TCP6 fe80::1 fe80::2 1 2\r\n"
 
 
 def test_unknown_and_local_connections_are_the_proxys_own() -> None:

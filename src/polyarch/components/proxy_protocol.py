@@ -32,8 +32,9 @@ _NOTHING = Proxied("", 0, "", 0)
 
 
 def encode(source: tuple[str, int], destination: tuple[str, int], version: int) -> bytes:
-    """The header of a TCP connection; ``ValueError`` for what is no address, port or version."""
-    a, b = ipaddress.ip_address(source[0]), ipaddress.ip_address(destination[0])
+    """The header of a TCP connection, without the zones of its addresses; ``ValueError`` for what is no
+    address, port or version."""
+    a, b = (ipaddress.ip_address(host.partition("%")[0]) for host in (source[0], destination[0]))
     if a.version != b.version:
         raise ValueError(f"{a} and {b} are of different families")
     for port in (source[1], destination[1]):
@@ -76,6 +77,8 @@ def _version_1(data: bytes) -> tuple[Proxied, int] | None:
         raise BadHeader("a header of version 1 is PROXY TCP4|TCP6, two addresses and two ports")
     try:
         hosts = [str(families[words[1]](word)) for word in words[2:4]]
+        if any("%" in host for host in hosts):
+            raise ValueError("a zone (RFC 4007) means nothing elsewhere, and may hold any character")
     except ValueError:
         raise BadHeader(f"{words[2]} and {words[3]} are no addresses of {words[1]}") from None
     ports = []
