@@ -86,7 +86,6 @@ from polyarch.experiment import catalogue
         ("compare kv --architectures ,", "names separated by commas"),
         ("compare kv --architectures raft,bully", "bully does not do the job kv"),
         ("compare kv raft,raft", "names raft twice"),
-        ("compare kv raft chain", "what is 'chain' for"),
         ("compare kv raft --vary servers", "--vary takes PARAMETER=v1,v2"),
         ("compare kv raft --vary servers=3", "with two values or more"),
         ("compare kv raft --vary servers=3,", "with two values or more"),

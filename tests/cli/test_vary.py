@@ -50,12 +50,44 @@ def test_a_load_or_a_parameter_of_the_job_can_be_varied_too(polyarch, tmp_path, 
     assert changed(low["runs"][0]) < changed(high["runs"][0])
 
 
+def test_an_architecture_is_compared_with_itself(polyarch, tmp_path):
+    record = tmp_path / "sweep.json"
+    words = ["two_tier:split=b", "two_tier:split=d:rows=1,two_tier:split=d", "--vary", "power=0.1,10"]
+    more = ["--rows", 4, "--rounds", 1, "--duration", 0.1, "--on", "sim"]
+    code, out, _ = polyarch("compare", "kv", *words, *more, "--json", record)
+    assert code == 0
+    document = json.loads(record.read_text())
+    assert document["architectures"] == ["two_tier:split=b", "two_tier:rows=1:split=d", "two_tier:split=d"]
+    asked = {p["architecture"]: p["runs"][0]["parameters"] for p in document["points"] if p["value"] == "10"}
+    assert [(p["split"], p["rows"], p["power"]) for p in asked.values()] == [
+        ("b", 4, 10.0), ("d", 1, 10.0), ("d", 4, 10.0),
+    ]  # fmt: skip
+    assert "two_tier:split=b" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("raft:severs=3", "raft:severs=3: there is no option --severs; did you mean --servers?"),
+        ("raft:servers=3:servers=5", "servers is there twice"),
+        ("raft:servers=3,raft:servers=3", "names raft:servers=3 twice"),
+        ("raft:servers=three", "--servers takes an integer"),
+        ("raft:servers", "there is no architecture 'raft:servers'"),
+        ("raft:keys=3", "there is no option --keys"),
+        ("raft:servers=3,raft:servers=5 --servers 7", "--servers is for nobody"),
+        ("raft:servers=3,raft:servers=5 --vary servers=3,5", "each of the architectures has its own"),
+    ],
+)
+def test_settings_that_are_wrong_are_one_line(polyarch, command, says):
+    assert says in polyarch.complaint("compare", "kv", *command.split())
+
+
 def test_who_does_not_have_the_parameter_is_named(polyarch):
     code, out, _ = polyarch(
         "compare", "kv", "single_server,chain", "--vary", "servers=2,4", "--rounds", 1, "--duration", 0.1
     )
     assert code == 0
-    assert "single_server has no servers" in out
+    assert "single_server is the same at each servers" in out
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 from small_systems import Draw, Well
 
@@ -102,6 +103,25 @@ def test_of_several_it_says_who_is_best_from_where_to_where():
     (sentence,) = [s for s in result.sentences if s.startswith("latency p50")]
     assert sentence.startswith("latency p50: well is best up to service = 0.00")
     assert sentence.endswith(", then steady")
+
+
+class Twin(Steady):
+    """The same."""
+
+    name = "twin"
+
+
+def test_those_that_are_equally_good_are_named_together_and_what_was_not_measured_is_left_out():
+    swept = measured(["0.002", "0.004", "0.008"], (Well, Steady, Twin))
+    (sentence,) = [s for s in complete(swept).sentences if s.startswith("latency p50")]
+    assert sentence.startswith("latency p50: well is best up to service = 0.005 s (0.00")
+    assert sentence.endswith(", then steady and twin")
+    first = swept.points[0]
+    unknown = msgspec.structs.replace(first.runs[0], latency_ms=None)
+    gap = msgspec.structs.replace(first, runs=(unknown, *first.runs[1:]))
+    result = complete(msgspec.structs.replace(swept, points=(gap, *swept.points[1:])))
+    found = [b for b in result.break_even if b.figure == "latency p50"]
+    assert [(b.overtakes, b.overtaken) for b in found] == [("steady", "well"), ("twin", "well")]
 
 
 def test_one_round_has_a_break_even_and_does_not_say_how_sure_it_is():

@@ -1,4 +1,8 @@
-"""What a comparison is asked for on the command line, and the same for each value of ``--vary``."""
+"""What a comparison is asked for on the command line, and the same for each value of ``--vary``.
+
+A *contestant* is an architecture, or one with settings of its own: ``raft:servers=7:heartbeat=0.1``.  So an
+architecture can be compared with itself.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,13 @@ from polyarch.cli import options
 from polyarch.cli.options import BadUse, check_load, check_question
 from polyarch.core.job import Job
 from polyarch.core.system import Architecture
+from polyarch.experiment import catalogue
 from polyarch.experiment.compare import Pace
 from polyarch.experiment.run import Question
 from polyarch.experiment.sweep import Axis
 from polyarch.faults.spec import over
 
-__all__ = ["LOADS", "Asked", "axis_of", "vary"]
+__all__ = ["LOADS", "Asked", "Contestant", "axis_of", "check_offers", "contestants", "vary"]
 
 _SECONDS = 1.8
 """Of load for each figure."""
@@ -32,12 +37,78 @@ LOADS: Mapping[str, type] = {
 """What can be varied beside the parameters of the architectures and of the job."""
 
 
+_SIMPLEST_FIRST = ("single_server", "client_server", "three_tier", "replicated", "microservices")
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """An architecture with settings of its own, or none."""
+
+    kind: type[Architecture]
+    settings: dict[str, str] = dataclasses.field(default_factory=dict)
+    """By the names of parameters."""
+
+    @property
+    def name(self) -> str:
+        """``raft:servers=7``"""
+        own = (f"{self.kind.parameters[name].option}={value}" for name, value in self.settings.items())
+        return ":".join([self.kind.name, *own])
+
+    def varies(self, option: str) -> bool:
+        """Whether it has this parameter, and no value of its own for it."""
+        return option.replace("-", "_") in self.kind.parameters.keys() - self.settings.keys()
+
+
+def contestants(job: type[Job], words: Sequence[str]) -> list[Contestant]:
+    """Those of ``two_tier:split=a,two_tier:split=b``, in one word or several; without any all architectures
+    that offer the job."""
+    if not words:
+        kinds = [k for k in catalogue.architectures().values() if not catalogue.gap(k, job)]
+        if not kinds:
+            raise BadUse(f"no architecture offers the job {job.name}")
+        order = {name: i for i, name in enumerate(_SIMPLEST_FIRST)}
+        return [Contestant(k) for k in sorted(kinds, key=lambda k: order.get(k.name, len(order)))]
+    found: dict[str, Contestant] = {}
+    for word in filter(None, (part.strip() for several in words for part in several.split(","))):
+        contestant = _contestant(word)
+        check_offers(contestant.kind, job)
+        if contestant.name in found:
+            raise BadUse(f"--architectures names {contestant.name} twice")
+        found[contestant.name] = contestant
+    if not found:
+        raise BadUse("--architectures takes names separated by commas, such as raft,chord or raft:servers=7")
+    return list(found.values())
+
+
+def _contestant(word: str) -> Contestant:
+    """``two_tier:split=a:power=0.02``.  A colon that no ``name=`` follows belongs to a value."""
+    name, *pairs = re.split(r":(?=[A-Za-z_-]+=)", word)
+    kind = catalogue.architecture(name)
+    settings: dict[str, str] = {}
+    for pair in pairs:
+        option, _, value = pair.partition("=")
+        parameter = option.replace("-", "_")
+        if parameter not in kind.parameters:
+            raise BadUse(f"{word}: {options.unknown_option(parameter, [kind])}")
+        if parameter in settings:
+            raise BadUse(f"{word}: {parameter} is there twice")
+        settings[parameter] = value
+    return Contestant(kind, dict(sorted(settings.items())))
+
+
+def check_offers(kind: type[Architecture], job: type[Job]) -> None:
+    """An architecture does a job; ``BadUse`` with the reason if not."""
+    reason = catalogue.gap(kind, job)
+    if reason:
+        raise BadUse(f"{kind.name} does not do the job {job.name}: {reason}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Asked:
     """The words of ``polyarch compare``."""
 
     job: type[Job]
-    kinds: Sequence[type[Architecture]]
+    contestants: Sequence[Contestant]
     runtime: str
     seed: int
     duration: float | None
@@ -67,12 +138,16 @@ class Asked:
         if self.duration is None and self.churn:
             steady = max(steady, _CHURNED)
         values, job_values = options.values_of(self.parameters, self.kinds, self.job)
+        for name in self.parameters:
+            if not any(c.varies(name) for c in self.contestants) and not _has(self.job, name):
+                raise BadUse(f"--{name} is for nobody: each of the architectures has its own")
         session = options.runtime_options(
             self.runtime, self.latency, self.bandwidth, self.handler_cost, self.disk_sync, self.per_process
         )
         questions = [
             Question(
-                architecture=options.make(kind, own),
+                architecture=options.make(c.kind, own | c.settings),
+                name=c.name,
                 job=options.make(self.job, job_values),
                 runtime=self.runtime,
                 seed=self.seed,
@@ -84,7 +159,7 @@ class Asked:
                 speedup=self.speedup,
                 options=dict(session),
             )
-            for kind, own in zip(self.kinds, values)
+            for c, own in zip(self.contestants, values)
         ]
         for question in questions:
             check_question(question)
@@ -92,23 +167,34 @@ class Asked:
         pace = Pace.of(self.runtime, rounds=self.rounds, seconds=seconds, clients=clients, kills=self.kills)
         return questions, dataclasses.replace(pace, steady=steady / self.rounds)
 
+    @property
+    def kinds(self) -> list[type[Architecture]]:
+        """Their architectures."""
+        return [c.kind for c in self.contestants]
+
+
+def _has(kind: type[Architecture] | type[Job], option: str) -> bool:
+    return option.replace("-", "_") in kind.parameters
+
 
 def vary(asked: Asked, text: str) -> tuple[Axis, list[tuple[list[Question], Pace]], list[str]]:
     """For each value of ``--vary PARAMETER=v1,v2,…`` what is asked then; and the architectures that do not
     have the parameter."""
     name, values = _read(text)
     given = {n.replace("_", "-") for n in asked.parameters}
-    has = [any(p.option == name for p in kind.parameters.values()) for kind in (*asked.kinds, asked.job)]
-    if name not in LOADS and not any(has):
+    everybodys = name in LOADS or _has(asked.job, name)
+    if not everybodys and not any(_has(kind, name) for kind in asked.kinds):
         raise BadUse(f"--vary {name}: {options.unknown_option(name, [*asked.kinds, asked.job])}")
     if name in given:
         raise BadUse(f"--vary {name}: it is given as --{name} too")
+    if not everybodys and not any(c.varies(name) for c in asked.contestants):
+        raise BadUse(f"--vary {name}: each of the architectures has its own")
     unit = next(
         (p.unit for k in (asked.job, *asked.kinds) for p in k.parameters.values() if p.option == name), ""
     )
     axis = axis_of(name, values, unit)
     every = [_with(asked, name, value).questions() for value in axis.values]
-    alike = [] if name in LOADS or has[-1] else [k.name for k, own in zip(asked.kinds, has) if not own]
+    alike = [] if everybodys else [c.name for c in asked.contestants if not c.varies(name)]
     return axis, every, alike
 
 

@@ -24,7 +24,7 @@ from cyclopts import Parameter as Option
 from rich.markup import escape
 
 from polyarch.cli import options, output
-from polyarch.cli.asked import Asked
+from polyarch.cli.asked import Asked, check_offers, contestants
 from polyarch.cli.asked import vary as vary_
 from polyarch.cli.check import check_, replay_
 from polyarch.cli.laws import laws_
@@ -151,8 +151,14 @@ def compare_(
     job: options.JobName,
     /,
     architectures: Annotated[
-        str | None, Option(help="Which, separated by commas.  [default: all that offer the job]")
-    ] = None,
+        tuple[str, ...],
+        Option(
+            help="Which, separated by commas; with settings of its own an architecture can be there several "
+            "times: raft:servers=3,raft:servers=7.  [default: all that offer the job]",
+            negative=(),
+            show_default=False,
+        ),
+    ] = (),
     *,
     on: options.On = None,
     seed: options.Seed = 0,
@@ -195,8 +201,8 @@ def compare_(
     """
     wanted = catalogue.job(job)
     asked = Asked(
-        wanted, _kinds(wanted, architectures), on or wanted.runtime, seed, duration, rate, clients, rounds,
-        fault, churn, trace, speedup, latency, bandwidth, handler_cost, disk_sync, per_process, kills,
+        wanted, contestants(wanted, architectures), on or wanted.runtime, seed, duration, rate, clients,
+        rounds, fault, churn, trace, speedup, latency, bandwidth, handler_cost, disk_sync, per_process, kills,
         parameters,
     )  # fmt: skip
     check_file("--json", json)
@@ -256,35 +262,8 @@ def _job_of(kind: type[Architecture], name: str | None) -> type[Job]:
             raise BadUse(f"{kind.name} offers no job")
         return catalogue.offered(kind)[0]
     wanted = catalogue.job(name)
-    _offers(kind, wanted)
+    check_offers(kind, wanted)
     return wanted
-
-
-def _offers(kind: type[Architecture], job: type[Job]) -> None:
-    reason = catalogue.gap(kind, job)
-    if reason:
-        raise BadUse(f"{kind.name} does not do the job {job.name}: {reason}")
-
-
-_SIMPLEST_FIRST = ("single_server", "client_server", "three_tier", "replicated", "microservices")
-
-
-def _kinds(job: type[Job], names: str | None) -> list[type[Architecture]]:
-    """The architectures to compare."""
-    if names is None:
-        kinds = [k for k in catalogue.architectures().values() if not catalogue.gap(k, job)]
-        if not kinds:
-            raise BadUse(f"no architecture offers the job {job.name}")
-        order = {name: i for i, name in enumerate(_SIMPLEST_FIRST)}
-        return sorted(kinds, key=lambda k: order.get(k.name, len(order)))
-    kinds = [catalogue.architecture(name) for name in map(str.strip, names.split(",")) if name]
-    if not kinds:
-        raise BadUse("--architectures takes names separated by commas, such as raft,chord")
-    for i, kind in enumerate(kinds):
-        _offers(kind, job)
-        if kind in kinds[:i]:
-            raise BadUse(f"--architectures names {kind.name} twice")
-    return kinds
 
 
 # -- serving --------------------------------------------------------------------------------------------
@@ -400,7 +379,7 @@ def _named(tokens: list[str]) -> list[Any]:
             named.append(_job_of(named[0], names[1] if len(names) > 1 else None))
         elif tokens[0] == "compare" and names:
             named.append(catalogue.job(names[0]))
-            named += _kinds(named[0], None)
+            named += [c.kind for c in contestants(named[0], ())]
     return named
 
 

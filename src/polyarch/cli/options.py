@@ -207,7 +207,7 @@ def check_question(question: Question) -> None:
     wrong = wrong_combination(question)
     if wrong:
         raise BadUse(wrong)
-    name = type(question.architecture).name
+    name = question.called
     system = System(per_process=question.options.get("per_process", 1))
     try:
         question.architecture.build(system)

@@ -164,6 +164,7 @@ class RunRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
     """One architecture, doing one job, on one runtime, under one workload and one set of faults."""
 
     architecture: str
+    """Its name; in comparisons with what only it was given (``two_tier:split=a``)."""
     job: str
     runtime: str
     """``sim``, ``local``, …"""

@@ -62,6 +62,13 @@ class Question:
     """For the runtime: ``network``, ``per_process``, …"""
     progress: Callable[[str, float, float | None], None] = lambda phase, done, total: None
     """Told the phase; on ``sim`` its virtual seconds so far, and how many there will be if that is known."""
+    name: str = ""
+    """What the architecture is called, if its own name does not tell it from others (``raft:servers=7``)."""
+
+    @property
+    def called(self) -> str:
+        """The architecture's name in records."""
+        return self.name or type(self.architecture).name
 
     @functools.cached_property
     def recorded(self) -> float:
@@ -121,7 +128,7 @@ class Trial:
 
     async def _prepare(self, x: Experimenter) -> None:
         q = self.question
-        name, limit = type(q.architecture).name, _READY.get(q.runtime, 120.0)
+        name, limit = q.called, _READY.get(q.runtime, 120.0)
         try:
             if not await self._is_ready(x, limit):
                 raise SessionError(f"{name} is not ready for work after {limit:g} s")
@@ -145,7 +152,7 @@ class Trial:
 
     def phase(self, name: str, seconds: float | None = None) -> None:
         """Tell whoever watches what comes now, and how long it takes in virtual time."""
-        label = f"{type(self.question.architecture).name}: {name}"
+        label = f"{self.question.called}: {name}"
         kernel = getattr(getattr(self, "session", None), "kernel", None)
         if kernel is None:
             self.question.progress(label, 0.0, None)
@@ -437,7 +444,7 @@ def _run(q: Question) -> RunRecord:
         if lateness and q.runtime != "sim":
             metrics = {**metrics, "generator_lateness_ms": lateness}
         return RunRecord(
-            architecture=type(q.architecture).name,
+            architecture=q.called,
             job=type(q.job).name,
             runtime=q.runtime,
             seed=q.seed,

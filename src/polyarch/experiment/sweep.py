@@ -72,7 +72,7 @@ class Sweep(Record, frozen=True, kw_only=True, omit_defaults=True):
     axis: Axis
     architectures: tuple[str, ...]
     unaffected: tuple[str, ...] = ()
-    """Those that do not have the parameter: they are the same at each value."""
+    """Those that do not have the parameter, or have a value of their own: they are the same at each."""
     rounds: int
     points: tuple[SweepPoint, ...]
     """By architecture, then by value."""
@@ -118,7 +118,7 @@ def sweep(
         for i, run in enumerate(compared):
             runs.setdefault((i, at), []).append(run)
     places = axis.places or (None,) * len(axis.values)
-    names = [type(question.architecture).name for question in first]
+    names = [question.called for question in first]
     return Sweep(
         job=type(first[0].job).name,
         runtime=first[0].runtime,

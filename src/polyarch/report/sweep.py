@@ -85,23 +85,30 @@ def _spread(figure: Figure, point: SweepPoint) -> Spread | None:
 
 
 def _break_evens(sweep: Sweep, figure: Figure) -> list[BreakEven]:
-    """Of each pair that was measured everywhere."""
-    series = {}
-    for name in sweep.architectures:
-        spreads = [point.figures.get(figure.name) for point in sweep.of(name)]
-        if all(spreads):
-            series[name] = [s.runs for s in spreads if s is not None]
+    """Of each pair, by the values at which both were measured."""
+    series = {
+        name: {
+            place: point.figures[figure.name].runs
+            for place, point in zip(sweep.axis.places, sweep.of(name))
+            if figure.name in point.figures
+        }
+        for name in sweep.architectures
+    }
     result = []
     for one, other in itertools.combinations(series, 2):
+        places = [place for place in series[one] if place in series[other]]
+        if len(places) < 2:
+            continue
+        first, second = ([series[name][place] for place in places] for name in (one, other))
         rng = np.random.default_rng(0)  # the same measurements have the same intervals
-        for c in crossings(sweep.axis.places, series[one], series[other], rng):
-            first = c.rises == (figure.better != "low")
+        for c in crossings(places, first, second, rng):
+            ahead = c.rises == (figure.better != "low")
             result.append(
                 BreakEven(
                     figure=figure.name,
                     unit=figure.unit,
-                    overtakes=one if first else other,
-                    overtaken=other if first else one,
+                    overtakes=one if ahead else other,
+                    overtaken=other if ahead else one,
                     at=_rounded(c.at),
                     low=None if c.low is None else _rounded(c.low),
                     high=None if c.high is None else _rounded(c.high),
@@ -115,9 +122,9 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _leaders(sweep: Sweep, figure: Figure) -> list[str | None]:
-    """Who is best at each value; None where two are equal, or nothing was measured."""
-    leaders: list[str | None] = []
+def _leaders(sweep: Sweep, figure: Figure) -> list[list[str]]:
+    """Who is best at each value, several if they are equal; nobody where fewer than two were measured."""
+    leaders = []
     for value in sweep.axis.values:
         means = {
             p.architecture: float(np.mean(p.figures[figure.name].runs))
@@ -125,8 +132,7 @@ def _leaders(sweep: Sweep, figure: Figure) -> list[str | None]:
             if p.value == value and figure.name in p.figures
         }
         best = (min if figure.better == "low" else max)(means.values(), default=0.0)
-        first = [name for name, mean in means.items() if mean == best]
-        leaders.append(first[0] if len(first) == 1 and len(means) > 1 else None)
+        leaders.append([name for name, mean in means.items() if mean == best] if len(means) > 1 else [])
     return leaders
 
 
@@ -164,24 +170,28 @@ def _sentence(sweep: Sweep, figure: Figure) -> str:
 
 def _relay(sweep: Sweep, figure: Figure, found: Sequence[BreakEven]) -> str:
     """``latency p99: flooding is best up to nodes = 100, then chord``"""
-    places, leaders = sweep.axis.places, _leaders(sweep, figure)
     words: list[str] = []
-    last: tuple[str, float] | None = None
-    for place, leader in zip(places, leaders):
-        if leader is None:
-            continue
-        if last is not None and leader != last[0]:
+    best: list[str] = []
+    since = 0.0  # the last value at which they were
+    for place, leaders in zip(sweep.axis.places, _leaders(sweep, figure)):
+        still = [name for name in best if name in leaders]
+        if best and leaders and not still:
             between = [
-                b
-                for b in found
-                if (b.overtakes, b.overtaken) == (leader, last[0]) and last[1] <= b.at <= place
+                b for b in found if b.overtakes in leaders and b.overtaken in best and since <= b.at <= place
             ]
-            where = _at(sweep, between[0]) if between else f"between {number(last[1])} and {number(place)}"
-            words.append(f"{last[0]}{'' if words else ' is best'} up to {where}")
-        last = leader, place
-    if not words or last is None:
-        return ""
-    return f"{figure.name}: {', then '.join([*words, last[0]])}"
+            where = _at(sweep, between[0]) if between else f"between {number(since)} and {number(place)}"
+            words.append(f"{_all(best)}{'' if words else _are(best)} up to {where}")
+        if leaders:
+            best, since = still or leaders, place
+    return f"{figure.name}: {', then '.join([*words, _all(best)])}" if words else ""
+
+
+def _all(names: Sequence[str]) -> str:
+    return " and ".join(names)
+
+
+def _are(names: Sequence[str]) -> str:
+    return " are best" if len(names) > 1 else " is best"
 
 
 def _at(sweep: Sweep, b: BreakEven) -> str:
@@ -199,9 +209,11 @@ def _at(sweep: Sweep, b: BreakEven) -> str:
 def _none(sweep: Sweep, figure: Figure) -> str:
     first, last = (number(p) for p in (sweep.axis.places[0], sweep.axis.places[-1]))
     where = f"from {sweep.axis.parameter} = {first} to {last}"
-    leaders = set(_leaders(sweep, figure)) if figure.better else set()
-    if len(leaders) == 1 and (leader := leaders.pop()) is not None:
-        return f"{figure.name}: no break-even {where}, {leader} is best at each"
+    best = list(sweep.architectures)
+    for leaders in _leaders(sweep, figure) if figure.better else [[]]:
+        best = [name for name in best if name in leaders]
+    if 0 < len(best) < len(sweep.architectures):
+        return f"{figure.name}: no break-even {where}, {_all(best)}{_are(best)} at each"
     return f"{figure.name}: no break-even {where}"
 
 
@@ -231,7 +243,9 @@ def sweep_table(sweep: Sweep) -> RenderableType:
             cells = [_cell(point.figures.get(figure.name), line in best) for point, best in zip(row, winners)]
             table.add_row("" if line else escape(heading), escape(name), *cells)
         table.add_section()
-    notes = [Text(f"{name} has no {sweep.axis.parameter}", style="dim") for name in sweep.unaffected]
+    notes = [
+        Text(f"{name} is the same at each {sweep.axis.parameter}", style="dim") for name in sweep.unaffected
+    ]
     wrong = dict.fromkeys(
         f"{run.architecture} at {point.value}: DOES NOT HOLD {verdict.name}"
         for point in sweep.points
