@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from overlay_answers import lookups, wrong
 
 from polyarch.architectures.kademlia import MAINLINE, Found, Kademlia, KademliaClient, KademliaNetwork
@@ -14,13 +15,14 @@ from polyarch.blocks.buckets import Buckets
 from polyarch.blocks.overlay import Peer
 from polyarch.blocks.pairs import Pairs, Tokens
 from polyarch.blocks.ring import identifier
-from polyarch.core import BadArguments, Failure, Random, Refused, System, rpc, settle
+from polyarch.core import BadArguments, Failure, Random, Refused, System, Verdict, rpc, settle
 from polyarch.experiment.laws import check
+from polyarch.experiment.run import Question, run
 from polyarch.jobs.lookup import Holder, Lookup
 from polyarch.laws.kademlia import AfterFailures, GreedySteps, LookupCost
 from polyarch.laws.kademlia_state import Parameters, Retention
 from polyarch.runtimes import open_session
-from polyarch.runtimes.base import Experimenter
+from polyarch.runtimes.base import Experimenter, SessionError
 from polyarch.runtimes.sim.session import SimSession
 
 
@@ -515,3 +517,25 @@ def test_found_tells_how_much_was_asked() -> None:
     assert isinstance(found, Found)
     assert 5 <= found.rpcs <= 15
     assert found.timeouts == 0
+
+
+def test_a_newcomer_that_looks_itself_up_asks_others() -> None:
+    """It is the closest itself: with k = 1 it asked nobody."""
+    architecture = KademliaNetwork(nodes=4, k=1)
+    session = SimSession(architecture)
+
+    async def experiment(x: Experimenter) -> list[Any]:
+        await architecture.ready(x)
+        return await wrong_lookups(x, named(range(4)), 20)
+
+    assert not session.perform(experiment)
+
+
+def test_a_network_that_does_not_form_says_soon_what_it_lacks() -> None:
+    class Lost(KademliaNetwork):
+        async def is_connected(self, x: Any) -> Verdict:
+            verdict = await super().is_connected(x)
+            return replace(verdict, holds=False)
+
+    with pytest.raises(SessionError, match=r"not ready .*members find each other\? 32 of 32 .* not found: "):
+        run(Question(Lost(nodes=32), Lookup()))

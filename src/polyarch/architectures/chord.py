@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from polyarch.blocks.dht import DHT, DISCLAIMED, DhtClient, too_many_copies
+from polyarch.blocks.forming import formed
 from polyarch.blocks.joining import Joining
 from polyarch.blocks.overlay import TALLY, NotAMember, Peer, figures, ring_of
 from polyarch.blocks.ring import between, within
@@ -36,6 +37,7 @@ from polyarch.core import (
     Broken,
     Failure,
     Record,
+    Refused,
     System,
     Timeout,
     Unreachable,
@@ -85,6 +87,7 @@ class Chord(Joining, SuccessorHolding):
         # me + 2^(m-1-i); the list ends where that is the successor itself: about log2 N, whatever m is.
         self.fingers: list[Peer] = []
         self.next_finger = 0
+        self.unsure = False  # whether somebody may be between here and the successor whom we do not know
         self.patient = 1.0  # seconds that we wait for who was asked to go on with a lookup
         if self.ring and not self.restarted:
             self.converge()
@@ -107,6 +110,8 @@ class Chord(Joining, SuccessorHolding):
             n = self.successors[0]
             try:
                 if within(key, self.me.id, n.id):
+                    if self.unsure:
+                        raise Refused(f"{self.address} has lost its successors, and looks for the next")
                     if self.confirm and n is not self.me:
                         await self.at(n).ping()
                     return Found(n, hops, timeouts)
@@ -164,10 +169,8 @@ class Chord(Joining, SuccessorHolding):
         """A dead node leaves the successor list; as a finger, the next closer one takes its place until
         it is fixed."""
         if n in self.successors:
-            self.successors = tuple(s for s in self.successors if s != n)
+            self.successors = tuple(s for s in self.successors if s != n) or self.beyond(n)
             self.neighbours_changed()
-            if not self.successors:
-                self.spawn(self.recover())
         if self.replace_fingers and n in self.fingers:
             closer = self.successors[0] if self.successors else self.me
             for i in range(len(self.fingers) - 1, -1, -1):
@@ -175,18 +178,27 @@ class Chord(Joining, SuccessorHolding):
                     self.fingers[i] = closer
                 closer = self.fingers[i]
 
+    def beyond(self, n: Peer) -> tuple[Peer, ...]:
+        """The whole list has died, ``n`` the last of it (the paper does not say what then).  The nearest finger
+        behind it takes its place, and ``stabilize`` comes back from there, predecessor by predecessor."""
+        self.unsure = True
+        for finger in reversed(self.fingers):
+            if between(finger.id, n.id, self.me.id):
+                return (finger,)
+        self.spawn(self.recover())
+        return ()
+
     # -- joining, leaving and upkeep (figure 6) ----------------------------------------------------------
 
     def create(self) -> None:
         """Create a new ring, with this node alone in it."""
-        self.predecessor = None
-        self.successors = (self.me,)
+        self.predecessor, self.successors, self.unsure = None, (self.me,), False
 
     async def join(self, n: str) -> None:
         """Join the ring that the node at ``n`` is in.  (We ask for the successor of the place behind our
         own: somebody may still remember us from before a crash.)"""
         found = await self.at(n).find_successor((self.me.id + 1) % (1 << self.bits))
-        self.predecessor = None
+        self.predecessor, self.unsure = None, False
         self.follow((found.peer,))
         await self.stabilize()
         while await self.fix_fingers():
@@ -210,6 +222,7 @@ class Chord(Joining, SuccessorHolding):
             if x is not None and x not in dead and between(x.id, self.me.id, successor.id):
                 self.follow((x, successor, *known.successors))
             else:
+                self.unsure = self.unsure and x != self.me
                 self.follow((successor, *known.successors))
                 self.at(successor).notify(self.me)
                 return
@@ -372,8 +385,8 @@ class ChordRing(Architecture):
         return self.nodes * self.virtual
 
     async def ready(self, x: Any) -> None:
-        while self.stabilize and not (await self.is_ring(x)).holds:
-            await x.sleep(0.5)
+        if self.stabilize:
+            await formed(x, self.is_ring, joining=self.arrival * self.places, period=self.stabilize)
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
         metrics = {**await figures(x, self.places), **await x.client.stored()}

@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 from polyarch.blocks.buckets import Buckets, converged
 from polyarch.blocks.dht import DHT, DISCLAIMED, DhtClient, too_many_copies
+from polyarch.blocks.forming import formed
 from polyarch.blocks.joining import Joining
 from polyarch.blocks.overlay import TALLY, NotAMember, Peer, figures, ring_of
 from polyarch.blocks.pairs import PairKeeper
@@ -176,7 +177,8 @@ class Kademlia(Joining, PairKeeper):
     async def node_lookup(self, key: int, text: str = "", *, enough: bool = False) -> Shortlist:
         """Find the k closest nodes to a key, and the value of ``text``, whose key it is; ``enough``: that it
         is found."""
-        search = Shortlist(self.future(), key, self.k, self.alpha, self.widen, text, enough)
+        k = self.k + (key == self.me.id)  # others than this node
+        search = Shortlist(self.future(), key, k, self.alpha, self.widen, text, enough)
         search.hear_of((self.me,), answered=True)
         search.hear_of(self.buckets.closest(key, self.k))
         self.looked[self.buckets.prefix(key)] = self.now
@@ -370,8 +372,7 @@ class KademliaNetwork(Architecture):
         system.clients(client)
 
     async def ready(self, x: Any) -> None:
-        while not (await self.is_connected(x)).holds:
-            await x.sleep(0.5)
+        await formed(x, self.is_connected, joining=self.arrival * self.nodes)
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
         found = {**await figures(x, self.nodes), **await x.client.stored()}

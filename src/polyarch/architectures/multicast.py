@@ -30,6 +30,7 @@ from typing import Any, Literal
 from polyarch.architectures.chord import Chord
 from polyarch.architectures.pastry import Pastry
 from polyarch.blocks.broadcast import SPREAD, BroadcastClient, News, Teller, spread_of
+from polyarch.blocks.forming import formed
 from polyarch.blocks.overlay import Peer, ring_of
 from polyarch.blocks.ring import identifier, within
 from polyarch.core import (
@@ -353,8 +354,7 @@ class Multicast(Architecture):
         system.clients(BroadcastClient(addresses=addresses))
 
     async def ready(self, x: Any) -> None:
-        while not (await self.is_tree(x)).holds:
-            await x.sleep(0.25)
+        await formed(x, self.is_tree)
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
         found = await spread_of(x)

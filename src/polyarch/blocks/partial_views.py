@@ -10,6 +10,7 @@ from statistics import pstdev
 from typing import Any
 
 from polyarch.blocks.broadcast import SPREAD, Teller, spread_of
+from polyarch.blocks.forming import formed
 from polyarch.blocks.graphs import clustering, components
 from polyarch.blocks.overlay import NotAMember
 from polyarch.core.errors import Failure
@@ -199,10 +200,16 @@ class ViewsOverlay(Architecture):
     nodes: int = parameter(16, "peers", least=1)
     cycle: float
     """Each has this parameter: the time between two rounds of its upkeep; 0: none."""
+    arrival: float
+    """And this one: the time between two joins."""
 
     async def ready(self, x: Any) -> None:
-        while len((await x.client.members()).lives) < self.nodes:
-            await x.sleep(0.5)
+        await formed(x, self.all_are_members, joining=self.arrival * self.nodes, period=self.cycle)
+
+    async def all_are_members(self, x: Any) -> Verdict:
+        """Whether nobody has still to join."""
+        members = len((await x.client.members()).lives)
+        return Verdict("all peers are members", members >= self.nodes, f"{members} of {self.nodes}")
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
         figures = await views_figures(x, self.cycle)

@@ -257,5 +257,6 @@ async def until_it_answers(x: Any) -> None:
         try:
             await x.client.get("")
             return
-        except Failure:
+        except Failure as failure:
+            x.lacking = f"no client is answered: {failure}"
             await x.sleep(0.1)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from polyarch.blocks.forming import formed
 from polyarch.blocks.graphs import (
     barabasi_albert,
     components,
@@ -415,8 +416,12 @@ class UnstructuredOverlay(Architecture):
     async def ready(self, x: Any) -> None:
         if self.formation == "joined":
             await x.sleep(max(0.0, self.arrival * self.nodes - x.now))
-        while len((await x.client.census()).members) < self.nodes:
-            await x.sleep(0.5)
+        await formed(x, self.all_are_members)
+
+    async def all_are_members(self, x: Any) -> Verdict:
+        """Whether nobody has still to join."""
+        members = len((await x.client.census()).members)
+        return Verdict("all peers are members", members >= self.nodes, f"{members} of {self.nodes}")
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
         addresses = tuple(f"peer-{i}" for i in range(self.nodes))

@@ -130,25 +130,33 @@ class Trial:
         q = self.question
         name, limit = q.called, _READY.get(q.runtime, 120.0)
         try:
-            if not await self._is_ready(x, limit):
-                raise SessionError(f"{name} is not ready for work after {limit:g} s")
+            missing = await self._missing(x, limit)
+            if missing:
+                raise SessionError(f"{name} is not ready for work: {missing}")
             await q.job.prepare(x.client)
         except Failure as failure:
             if failure.__cause__ is not None:  # a bug, and no answer of the system
                 raise
             raise SessionError(f"{name} cannot be prepared for the load: {failure}") from failure
 
-    async def _is_ready(self, x: Experimenter, limit: float) -> bool:
-        """Whether the system is ready for work within so many seconds."""
+    async def _missing(self, x: Experimenter, limit: float) -> str | None:
+        """What the system lacks to be ready for work within so many seconds; None: it is ready."""
+        x.lacking = ""
         ready = x.future()
         task = x.spawn(self.question.architecture.ready(x))
         task.watch(ready.set)
         try:
             await ready.within(limit)
         except Failure:
-            return False
-        await task
-        return True
+            task.cancel()
+            return f"{x.lacking} (after {limit:g} s)".strip()
+        try:
+            await task
+        except Failure as failure:
+            if failure.__cause__ is not None:  # a bug, and no answer of the system
+                raise
+            return failure.detail
+        return None
 
     def phase(self, name: str, seconds: float | None = None) -> None:
         """Tell whoever watches what comes now, and how long it takes in virtual time."""
@@ -197,7 +205,7 @@ class Trial:
             for churning in self.churn:
                 await churning.all_back(x)
             if self.churn:
-                await self._is_ready(x, _HEALED)
+                await self._missing(x, _HEALED)
 
         self.perform(experiment)
 
@@ -240,11 +248,11 @@ class Trial:
             if self.faults:
                 await together(x.control.resume, names, len(names))
                 await together(x.control.restart, names)
-            recovered = await self._is_ready(x, _HEALED)
+            missing = await self._missing(x, _HEALED)
             audit = await _patiently(x, lambda: q.job.audit(x.client))
             metrics, own = await q.architecture.observe(x)
-            if not recovered:
-                own = [*own, Verdict("it is ready again when all is healed", False, f"not in {_HEALED:g} s")]
+            if missing:
+                own = [*own, Verdict("it is ready again when all is healed", False, missing)]
             return audit, metrics, own, (await x.control.traffic()).bugs
 
         try:

@@ -142,6 +142,8 @@ class Experimenter(Node):
     control: Control
     client: Any
     """The first client, through its job's port."""
+    lacking: str = ""
+    """What the system that is awaited still lacks, as its architecture has seen it last."""
 
 
 class Named(Record):
