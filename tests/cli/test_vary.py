@@ -33,7 +33,7 @@ def test_a_sweep_writes_a_table_a_record_and_a_page_and_says_where_the_break_eve
     assert document["sentences"][0] in out
 
 
-@pytest.mark.parametrize("vary", ["latency=1ms,100us", "rate=50,200", "skew=0,1.5", "clients=1,8"])
+@pytest.mark.parametrize("vary", ["latency=1ms,100us", "rate=50,200", "skew=0,1.5", "clients=32,64"])
 def test_a_load_or_a_parameter_of_the_job_can_be_varied_too(polyarch, tmp_path, vary):
     record = tmp_path / "sweep.json"
     code, _, _ = polyarch(

@@ -170,11 +170,17 @@ def test_a_jobs_own_figures_are_from_before_anything_was_killed():
     assert (index.metrics["upkeep"] > 0, static.metrics["upkeep"]) == (True, 0.0)
 
 
-@pytest.mark.parametrize(("seconds", "saturates"), [(0.05, False), (0.0001, True)])
-def test_a_few_clients_that_wait_for_long_answers_do_not_show_what_a_system_can_carry(seconds, saturates):
-    network = {"network": Network(latency=Constant(seconds))}
-    questions = [Question(StaticPeers(nodes=8), Lookup(keys=200), options=network)]
-    pace = dataclasses.replace(PACE, steady=1.0, kills=False)
+@pytest.mark.parametrize(
+    ("latency", "work", "rate", "saturates"),
+    [(0.05, 0.0, 100, False), (0.0001, 0.0, 100, False), (0.0001, 0.001, 100, True), (0.0001, 0.001, 900, True)],
+)
+def test_clients_that_are_answered_as_fast_as_ever_do_not_show_what_a_system_can_carry(
+    latency, work, rate, saturates
+):
+    """Two peers, of which each can do 1,000 messages/s if one takes a millisecond: some 400 lookups/s."""
+    simulated = {"network": Network(latency=Constant(latency)), "handler_cost": work}
+    questions = [Question(StaticPeers(nodes=2), Lookup(keys=200), rate=rate, options=simulated)]
+    pace = dataclasses.replace(PACE, steady=1.0, clients=16, kills=False)
     (run,) = compare(questions, pace).runs
     assert (run.saturation_throughput_per_s is not None) == saturates
 

@@ -61,14 +61,13 @@ def test_the_break_even_is_where_the_two_take_as_long(swept):
     assert latency.at == pytest.approx(0.005, rel=0.05)  # a power law between 5 and 9 ms is nearly straight
     assert latency.low <= latency.at <= latency.high
     assert latency.share == 1.0
-    throughput = found["saturation throughput"]
-    assert (throughput.overtakes, throughput.at) == ("steady", pytest.approx(0.005, rel=0.1))
     assert "messages per operation" not in found
+    assert "saturation throughput" not in found  # one client is not enough to see it
 
 
 def test_the_first_sentence_is_the_answer(swept):
     first = swept.sentences[0]
-    assert first.startswith("saturation throughput: steady overtakes well at service = 0.005 s (0.00")
+    assert first.startswith("latency p99: steady overtakes well at service = 0.005 s (0.00")
     assert "95 %, of 3 rounds" in first
     assert complete(swept, "latency p90").sentences[0].startswith("latency p90: steady overtakes well at")
     assert complete(swept, "messages per operation").sentences[0] == (
