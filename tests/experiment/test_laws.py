@@ -144,7 +144,7 @@ def test_a_law_that_the_list_does_not_have_has_a_letter_so_that_no_number_means_
 
 
 GROWN = {"UN-11": 200, "UN-12": 200, "SC-A": 100}
-"""Laws that grow whole overlays on paper to know what to expect: 100 s at all their sizes, so at these once."""
+"""Laws that grow whole overlays on paper to know what to expect: 100 s at all sizes, so at these."""
 
 
 def test_every_law_says_where_it_comes_from_and_how_sure_it_is() -> None:

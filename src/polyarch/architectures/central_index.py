@@ -97,6 +97,9 @@ class Index(Participant):
         for peer in [p for p, heard in self.heard.items() if heard < self.now - self.forget_after]:
             self.forget(peer)
 
+    def place(self) -> int:
+        raise NotAMember(f"{self.address} is the index, and no peer")
+
     def links(self) -> int:
         return len(self.heard)
 

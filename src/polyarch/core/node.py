@@ -36,6 +36,7 @@ import msgspec
 
 from polyarch.core.disk import Disk
 from polyarch.core.errors import Failure
+from polyarch.core.hooks import open_hooks
 from polyarch.core.messages import Method, Reference, Schema, schema_of
 from polyarch.core.randomness import Random
 from polyarch.core.tasks import Future, Ledger, Suspension, Task, Timer
@@ -164,7 +165,8 @@ class Node:
     """The base of everything that runs; see the module's text.
 
     ``Counter(step=2)`` *declares* a node: it checks and holds the configuration.  A runtime makes running
-    nodes from the declaration, as many and as often as the architecture says.
+    nodes from the declaration, as many and as often as the architecture says.  A method that does nothing
+    but ``raise NotImplementedError`` is left to subclasses: a class that still lacks it cannot be declared.
     """
 
     timeout: ClassVar[float | None] = 1.0
@@ -176,6 +178,8 @@ class Node:
     _env: Env
 
     def __init__(self, **config: Any) -> None:
+        if hooks := open_hooks(type(self)):
+            raise TypeError(f"{type(self).__name__} lacks {', '.join(hooks)}")
         fields = fields_of(type(self))
         for name, value in config.items():
             if name not in fields:

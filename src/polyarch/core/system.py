@@ -33,7 +33,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
-from polyarch.core.node import Attachable, Env, Node, config_of
+from polyarch.core.messages import schema_of
+from polyarch.core.node import Attachable, Env, Node, config_of, fields_of
 from polyarch.core.records import Record
 
 __all__ = ["Architecture", "Component", "Parameter", "Process", "Role", "System", "Verdict", "parameter"]
@@ -318,15 +319,27 @@ class System:
         )
 
     def check(self) -> None:
-        """All wires lead somewhere, and there is a client."""
+        """All wires lead to nodes that take the messages of what they are typed as; there is a client."""
         for role in self.roles.values():
             for node in role.nodes:
-                for wire in config_of(node)[1].values():
-                    self.wired(wire, role, 0)
+                self._check_wires(node, role)
         if self.client is None:
             raise ValueError("the architecture says no clients(…)")
-        for wire in config_of(self.client)[1].values():
-            self.wired(wire, None, 0)
+        self._check_wires(self.client, None)
+
+    def _check_wires(self, node: Node, role: Role | None) -> None:
+        fields = fields_of(type(node))
+        for name, wire in config_of(node)[1].items():
+            self.wired(wire, role, 0)
+            if isinstance(wire, Node) and (lacking := _not_taken(type(wire), fields[name])):
+                place, leads_to = f"{type(node).__name__}.{name}", type(wire).__name__
+                raise TypeError(f"{place} is wired to {leads_to}, which does not take: {lacking}")
+
+
+def _not_taken(kind: type, port: type) -> str:
+    """The messages of a port that a class of nodes does not take."""
+    taken = schema_of(kind).methods
+    return ", ".join(name for name in schema_of(port).methods if name not in taken)
 
 
 class Architecture(Parameterised, abc.ABC):
@@ -374,6 +387,18 @@ class Architecture(Parameterised, abc.ABC):
     @abc.abstractmethod
     def build(self, system: System) -> None:
         """Declare the roles, their nodes and wires, and the clients."""
+
+    def system(self, *, per_process: int = 1) -> System:
+        """What it builds, checked: wires lead to what takes their messages, and the clients offer all
+        operations of its jobs."""
+        system = System(per_process=per_process)
+        self.build(system)
+        system.check()
+        client = type(system.client)
+        for job in self.jobs:
+            if lacking := _not_taken(client, job.port):  # type: ignore[attr-defined]
+                raise TypeError(f"the clients, {client.__name__}, do not offer what its job asks: {lacking}")
+        return system
 
     async def ready(self, x: Any) -> None:
         """Returns when the system is ready for load (an overlay has formed, a leader is elected); ``x`` is

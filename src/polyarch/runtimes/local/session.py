@@ -23,7 +23,7 @@ from polyarch.components.base import ComponentError, port_is_free
 from polyarch.core.errors import Failure
 from polyarch.core.messages import Schema, schema_of
 from polyarch.core.node import Node, config_of
-from polyarch.core.system import Architecture, System
+from polyarch.core.system import Architecture
 from polyarch.core.tasks import Task, gather
 from polyarch.runtimes.base import (
     EXPERIMENTER,
@@ -68,9 +68,7 @@ class LocalSession(Session):
         nodes that speak HTTP shall listen (others choose free ports).  ``SessionError`` if it cannot
         start."""
         self.architecture = architecture
-        self.system = System(per_process=per_process)
-        architecture.build(self.system)
-        self.system.check()
+        self.system = architecture.system(per_process=per_process)
         self.seed = seed
         self._per_process = per_process
         self._beside = beside_clients

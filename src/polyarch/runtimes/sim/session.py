@@ -120,10 +120,9 @@ class SimSession(Session):
         takes where it is handled; ``disk_sync``: seconds that a flush takes."""
         if isinstance(architecture, System):
             system = architecture
+            system.check()
         else:
-            system = System(per_process=per_process)
-            architecture.build(system)
-        system.check()
+            system = architecture.system(per_process=per_process)
         self.system = system
         self.kernel = kernel = Kernel(
             seed,
