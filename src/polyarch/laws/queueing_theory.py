@@ -37,9 +37,12 @@ class Known(NamedTuple):
     loose: float
     """The same without control."""
 
-    def error(self, jobs: float, controlled: bool = True) -> float:
-        """Relative standard error of a mean over so many."""
-        return (self.spread if controlled else self.loose) / self.time / math.sqrt(jobs)
+    def error(self, jobs: float, edges: float = 0.0) -> float:
+        """Relative standard error of a mean over so many.  ``edges``: the part of the runs in which control
+        does not take hold, as it is near their beginning or end; 1: it is not tried."""
+        edges = min(1.0, edges)
+        square = (1 - edges) * self.spread**2 + edges * self.loose**2
+        return math.sqrt(square / jobs) / self.time
 
     def controlled(self, mean: float, gap: float, service: float) -> float:
         """A measured mean, had arrivals and services been what they are on average.  ``gap``, ``service``:
@@ -101,6 +104,11 @@ def many_servers(servers: int, load: float) -> Known:
     states, rate = _states(servers, load), servers * load
     there, u = _responses(states, rate, np.arange(len(states), dtype=float))
     return _known(there / rate, states[:-1], u)
+
+
+def relaxation(servers: int, load: float) -> float:
+    """Mean services until M/M/c has forgotten what it was, to a factor e: for long; at first it is faster."""
+    return 1 / servers / (1 - math.sqrt(load)) ** 2
 
 
 def error_of_waiting(servers: int, load: float, jobs: int) -> float:
@@ -235,7 +243,7 @@ def shortest_queue(servers: int, load: float, d: int = 0, steps: int = WALK) -> 
     walks = 400
     each = steps // walks
     # Until it has forgotten that it began empty: as M/M/c does, or the supermarket.
-    forgets = 1 / (1 - math.sqrt(load)) ** 2
+    forgets = servers * relaxation(servers, load)
     if d > 1:
         forgets = max(forgets, servers * near_the_limit(load, d).forgets)
     warm = min(each, round(5 * (1 + load) * forgets))
