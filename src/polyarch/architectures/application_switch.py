@@ -37,7 +37,7 @@ from polyarch.core import (
 )
 from polyarch.jobs.compute import MOST, Compute, ComputeJob, Seconds
 
-__all__ = ["ApplicationSwitch", "ComputeClient", "Server", "ours_only", "weights_of"]
+__all__ = ["ApplicationSwitch", "ComputeClient", "Server", "come_and_go", "ours_only", "weights_of"]
 
 Kind = Literal["none", "path", "header", "cookie", "content"]
 
@@ -114,6 +114,16 @@ SORTS = {
     "content": Branch((), content='"numbers"'),
 }
 """How a request to sort is known."""
+
+
+async def come_and_go(x: Any, random: Any, servers: int) -> None:
+    """A server leaves, when it has answered what it has if that does not take long, and comes back."""
+    switch, leaving = x.at("switch-0", Switch), f"server-{random.below(servers)}"
+    with suppress(Failure):
+        await switch.leave(leaving, 2.0)
+    await x.sleep(random.between(0.0, 1.0))
+    with suppress(Failure):
+        await switch.join(leaving)
 
 
 AFFINITIES = ("target", "content", "client", "header", "cookie")
@@ -193,14 +203,8 @@ class ApplicationSwitch(Architecture):
         return {name: getattr(counts, name) for name in self.metrics}, []
 
     async def operate(self, x: Any, random: Any) -> None:
-        """A server leaves when it has answered what it has, and comes back."""
         if self.switch == "ours":
-            switch, leaving = x.at("switch-0", Switch), f"server-{random.below(self.servers)}"
-            with suppress(Failure):
-                await switch.leave(leaving)
-            await x.sleep(random.between(0.0, 1.0))
-            with suppress(Failure):
-                await switch.join(leaving)
+            await come_and_go(x, random, self.servers)
 
     def settings(self, backends: tuple[str, ...]) -> dict[str, Any]:
         """The configuration of a switch of ours."""

@@ -14,9 +14,15 @@ know where it ends.  Compare ``--requests-each 1`` with 0 in a simulation.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from polyarch.architectures.application_switch import ComputeClient, Server, ours_only, weights_of
+from polyarch.architectures.application_switch import (
+    ComputeClient,
+    Server,
+    come_and_go,
+    ours_only,
+    weights_of,
+)
 from polyarch.blocks.switch import Policy
 from polyarch.components.declared import Traefik, TransportSwitch
 from polyarch.core import Architecture, System, parameter
@@ -82,3 +88,6 @@ class TransportLayerSwitch(Architecture):
             )  # fmt: skip
         system.component("switch", switch)
         system.clients(ComputeClient(front=switch.http))
+
+    async def operate(self, x: Any, random: Any) -> None:
+        await come_and_go(x, random, self.servers)
