@@ -101,10 +101,10 @@ def test_a_wire_that_leads_to_what_does_not_take_its_messages_is_found_when_the_
     small = Small()
     small.system()
     small.server = Deaf
-    with pytest.raises(TypeError, match=r"^Asking\.port is wired to Deaf, which does not take: tell$"):
+    with pytest.raises(ValueError, match=r"^Asking\.port is wired to Deaf, which does not take: tell$"):
         small.system()
     small.server = Idle
-    with pytest.raises(TypeError, match=r"^Asking\.port is wired to Idle, which does not take: ask, tell$"):
+    with pytest.raises(ValueError, match=r"^Asking\.port is wired to Idle, which does not take: ask, tell$"):
         small.system()
 
 
@@ -114,7 +114,7 @@ def test_clients_that_do_not_offer_an_operation_of_a_job_are_found_when_the_syst
         client = Whole
 
     wanted = "^the clients, Whole, do not offer what its job asks: compare_and_set, get, put$"
-    with pytest.raises(TypeError, match=wanted):
+    with pytest.raises(ValueError, match=wanted):
         Store().system()
 
 

@@ -37,6 +37,9 @@ class Told(StoringPeer):
             raise NotAMember(self.address)
         return self.known.index(self.address)
 
+    def links(self) -> int:
+        return len(self.known) - 1
+
     def in_order(self, place: int) -> tuple[str, ...]:
         at = place % 7 % len(self.known)
         return self.known[at:] + self.known[:at]

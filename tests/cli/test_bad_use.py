@@ -155,6 +155,20 @@ def test_an_architecture_that_cannot_be_built_says_why(polyarch, store):
     assert "one_store cannot be built: AttributeError" in polyarch.complaint("run", store)
 
 
+@pytest.mark.parametrize(
+    ("what", "instead", "says"),
+    [
+        ("def put(self", "def set(self", "TypeError: Store lacks put (polyarch/jobs/kv.py:"),
+        ("store: Store", "store: Http", "Client.store is wired to Store, which does not take: http"),
+    ],
+)
+def test_a_node_that_leaves_out_what_others_count_on_is_named_before_anything_runs(
+    polyarch, store, what, instead, says
+):
+    store.write_text(store.read_text().replace(what, instead).replace("import Arch", "import Http, Arch"))
+    assert f"one_store cannot be built: {says}" in polyarch.complaint("run", store)
+
+
 def test_an_error_that_nobody_foresaw_is_one_line_and_can_be_looked_into(polyarch, store):
     broken = "async def ready(self, x):\n        raise KeyError('gone')\n\n    def build("
     store.write_text(store.read_text().replace("def build(", broken))

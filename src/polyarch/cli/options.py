@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter as Option
 
 from polyarch.core.job import Job
-from polyarch.core.system import Architecture, System
+from polyarch.core.system import Architecture
 from polyarch.experiment import catalogue
 from polyarch.experiment.run import Question, churn_of, faults_of, load_of, wrong_combination
 from polyarch.runtimes.sim.network import Network
@@ -208,10 +208,8 @@ def check_question(question: Question) -> None:
     if wrong:
         raise BadUse(wrong)
     name = question.called
-    system = System(per_process=question.options.get("per_process", 1))
     try:
-        question.architecture.build(system)
-        system.check()
+        system = question.architecture.system(per_process=question.options.get("per_process", 1))
     except Exception as error:
         if os.environ.get("POLYARCH_DEBUG"):
             raise

@@ -333,7 +333,7 @@ class System:
             self.wired(wire, role, 0)
             if isinstance(wire, Node) and (lacking := _not_taken(type(wire), fields[name])):
                 place, leads_to = f"{type(node).__name__}.{name}", type(wire).__name__
-                raise TypeError(f"{place} is wired to {leads_to}, which does not take: {lacking}")
+                raise ValueError(f"{place} is wired to {leads_to}, which does not take: {lacking}")
 
 
 def _not_taken(kind: type, port: type) -> str:
@@ -397,7 +397,7 @@ class Architecture(Parameterised, abc.ABC):
         client = type(system.client)
         for job in self.jobs:
             if lacking := _not_taken(client, job.port):  # type: ignore[attr-defined]
-                raise TypeError(f"the clients, {client.__name__}, do not offer what its job asks: {lacking}")
+                raise ValueError(f"the clients, {client.__name__}, do not offer what its job asks: {lacking}")
         return system
 
     async def ready(self, x: Any) -> None:
