@@ -4,7 +4,8 @@ From a method's signature come, once per class and before the first message:
 
 * a *stub* with the same parameters, on the class's reference type: it sends instead of running;
 * a *check* of arguments on arrival: exact types pass at the speed of ``type(x) is int``; anything else is
-  converted by msgspec or refused as ``BadArguments`` with msgspec's explanation;
+  converted by msgspec or refused as ``BadArguments`` with msgspec's explanation.  Bounds are a part of the
+  type (``Annotated[int, msgspec.Meta(ge=1)]``) and cost a comparison;
 * whether the arguments can be *shared* in a simulation (all immutable) or must be copied.
 
 The stub of an rpc is a generator that yields ``(reference, method, arguments)`` to whoever drives the
@@ -219,7 +220,7 @@ def _hints(function: Callable[..., Any], owner: type) -> dict[str, Any]:
     module = sys.modules.get(function.__module__)
     names = dict(vars(module)) if module else {}
     names.setdefault(owner.__name__, owner)
-    return typing.get_type_hints(function, globalns=names)
+    return typing.get_type_hints(function, globalns=names, include_extras=True)
 
 
 # -- what a type allows -----------------------------------------------------------------------------
@@ -264,6 +265,9 @@ def _exact_test(t: Any, value: str, names: dict[str, Any], within: tuple[type, .
         return None if None in parts else "(" + " and ".join(typing.cast("tuple[str, ...]", parts)) + ")"
 
     origin, arguments = typing.get_origin(t), typing.get_args(t)
+    if origin is typing.Annotated:
+        bounds = _bounds_test(value, arguments[1:])
+        return None if bounds is None else all_of(_exact_test(arguments[0], value, names, within), *bounds)
     if origin in (Union, types.UnionType):
         tests = [_exact_test(a, value, names, within) for a in arguments]
         return None if None in tests else "(" + " or ".join(typing.cast("list[str]", tests)) + ")"
@@ -284,6 +288,20 @@ def _exact_test(t: Any, value: str, names: dict[str, Any], within: tuple[type, .
         parts = [_exact_test(f.type, f"{value}.{f.name}", names, (*within, t)) for f in fields]
         return all_of(f"type({value}) is {name(t)}", *parts)
     return None
+
+
+_SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+_OTHER_CONDITIONS = ("multiple_of", "pattern", "min_length", "max_length", "tz")
+
+
+def _bounds_test(value: str, annotations: tuple[Any, ...]) -> list[str] | None:
+    """Expressions that are true only within the bounds that ``Annotated[int, Meta(ge=1)]`` gives; None if it
+    has other conditions too, which msgspec must look at."""
+    metas = [meta for meta in annotations if isinstance(meta, msgspec.Meta)]
+    if any(getattr(meta, name) is not None for meta in metas for name in _OTHER_CONDITIONS):
+        return None
+    bounds = [(sign, getattr(meta, name)) for meta in metas for name, sign in _SIGNS.items()]
+    return [f"{value} {sign} {bound!r}" for sign, bound in bounds if bound is not None]
 
 
 def _converter(where: str, t: Any) -> Callable[[Any], Any]:
