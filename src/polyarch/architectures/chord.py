@@ -179,8 +179,8 @@ class Chord(Joining, SuccessorHolding):
                 closer = self.fingers[i]
 
     def beyond(self, n: Peer) -> tuple[Peer, ...]:
-        """The whole list has died, ``n`` the last of it (the paper does not say what then).  The nearest finger
-        behind it takes its place, and ``stabilize`` comes back from there, predecessor by predecessor."""
+        """The whole list has died, ``n`` the last of it (the paper does not say what then).  The nearest
+        finger behind it takes its place, and ``stabilize`` comes back from there by the predecessors."""
         self.unsure = True
         for finger in reversed(self.fingers):
             if between(finger.id, n.id, self.me.id):

@@ -1,7 +1,8 @@
-"""Laws of Chord: path lengths, failures, who holds how many keys; on converged rings of ``chord``'s peers.
+"""Laws of Chord: path lengths and failures; on converged rings of ``chord``'s peers.
 
 The rings of different seeds have different identifiers.  Path lengths count hops to the key's predecessor, as
-the paper's figures do.
+the paper's figures do.  What is expected at settings for which nothing was published comes from ``routes``:
+the same routing, written once more on a sorted list of identifiers, without nodes and without messages.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from functools import cache
 from statistics import fmean
 from typing import Any
 
-from polyarch.architectures.chord import Chord, ChordClient, Found, Neighbours
+from polyarch.architectures.chord import Chord, ChordClient, Found
 from polyarch.blocks.overlay import Peer
 from polyarch.blocks.ring import identifier
 from polyarch.core import Failure, Random, System, parameter, settle
@@ -24,7 +26,6 @@ from polyarch.experiment.laws import (
     Tell,
     between,
     exactly,
-    relative,
     spread_out,
     within,
 )
@@ -103,6 +104,46 @@ class Ring:
 # -- path lengths -----------------------------------------------------------------------------------------
 
 
+@cache
+def routes(n: int, r: int, failed: float = 0.0, count: int = 20_000) -> Counter[int | None]:
+    """How many lookups among n peers with successor lists of r take so many hops (None: end nowhere), when a
+    fraction has failed, and everybody goes on through the best that lives of those whom it knows."""
+    random = Random(1).fork(f"routes {n} {r} {failed}")
+    hops: Counter[int | None] = Counter()
+    mask, rings = (1 << BITS) - 1, max(3, min(20, 50_000 // n))
+    for _ in range(rings):
+        ids = sorted({random.below(1 << BITS) for _ in range(n)})
+        dead = frozenset(random.sample(range(n), round(failed * n)))
+        living = [i for i in range(n) if i not in dead]
+        for _ in range(count // rings):
+            at, key, steps = random.choice(living), random.below(1 << BITS), 0
+            while True:
+                successors = [i for k in range(1, min(r, n - 1) + 1) if (i := (at + k) % n) not in dead]
+                whole = (key - ids[at]) & mask or mask + 1
+                if n == 1 or (successors and whole <= (ids[successors[0]] - ids[at]) & mask):
+                    hops[steps] += 1
+                    break
+                best = next((i for i in reversed(successors) if (ids[i] - ids[at]) & mask < whole), at)
+                for bit in range(whole.bit_length() - 1, -1, -1):
+                    finger = bisect_left(ids, (ids[at] + (1 << bit)) & mask) % n
+                    reached = (ids[finger] - ids[at]) & mask
+                    if reached <= (ids[best] - ids[at]) & mask:
+                        break
+                    if reached < whole and finger not in dead:
+                        best = finger
+                        break
+                if best == at:
+                    hops[None] += 1
+                    break
+                at, steps = best, steps + 1
+    return hops
+
+
+def mean_route(n: int, r: int, failed: float = 0.0) -> float:
+    """The mean of ``routes``."""
+    return mean_of(list(routes(n, r, failed).elements()))
+
+
 def _hops(job: tuple[int, int, int, float, int]) -> list[Any]:
     """Hops of lookups (None: failed or wrong) on one ring, after a fraction of it has failed."""
     n, length, lookups, failed, seed = job
@@ -110,7 +151,8 @@ def _hops(job: tuple[int, int, int, float, int]) -> list[Any]:
 
     async def experiment(x: Experimenter) -> list[Any]:
         alive = await ring.fail(x, failed) if failed else list(ring.addresses)
-        living = [p for p in ring.peers if p.address in set(alive)]
+        up = frozenset(alive)
+        living = [p for p in ring.peers if p.address in up]
         keys = ring.keys(lookups)
         hops = []
         for key, found in zip(keys, await ring.look_up(x, keys, alive)):
@@ -136,6 +178,12 @@ def mean_of(hops: Sequence[int | None]) -> float:
     return fmean([h for h in hops if h is not None])
 
 
+def noise(n: int, lookups: int) -> float:
+    """How far the mean of so many hops may be from its expectation: each varies by half a hop for each
+    doubling of n, in variance 1/4."""
+    return 3.5 * 0.55 * math.sqrt(max(1.0, math.log2(n)) / lookups)
+
+
 class PathLength(Law):
     """With fingers only."""
 
@@ -151,11 +199,12 @@ class PathLength(Law):
     listed = ({"n": 1024}, {"n": 4096})
 
     def expected(self) -> dict[str, Expected]:
-        noise = 3.3 * 0.6 * math.sqrt(math.log2(self.n) / self.lookups)
-        return {"mean": within(0.5 * math.log2(self.n) - 0.13, max(0.1, noise))}
+        mean = within(0.5 * math.log2(self.n) - 0.13, max(0.1, noise(self.n, self.lookups)))
+        return {"mean": mean, "failed or wrong": exactly(0)}
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
-        return {"mean": mean_of(hops_of(self.n, 1, self.lookups, 0.0, seeds, tell))}
+        hops = hops_of(self.n, 1, self.lookups, 0.0, seeds, tell)
+        return {"mean": mean_of(hops), "failed or wrong": hops.count(None)}
 
 
 class PathLengths(Law):
@@ -166,22 +215,32 @@ class PathLengths(Law):
     claim = "Distribution of the path length at N = 4096: a bell with its peak at 6, just under 0.25"
     source = TON + "figure 10b (the peak); shares from reference simulation"
     certainty = "quoted from the paper + reproduced by reference simulation"
-    note = "fingers only: successor lists of one peer"
+    note = "fingers only: successor lists of one peer.  Other N: the same routing without nodes"
     seeds = 5
-    lookups: int = parameter(50_000, "on the rings of all seeds", least=10_000, most=10_000_000)
+    n: int = parameter(4096, "peers", least=16, most=100_000)
+    lookups: int = parameter(50_000, "on the rings of all seeds", least=1000, most=10_000_000)
     shares = {
         2: 0.0169, 3: 0.057, 4: 0.1278, 5: 0.2024, 6: 0.2366, 7: 0.1928, 8: 0.11, 9: 0.0411, 10: 0.01,
     }  # fmt: skip
 
     def expected(self) -> dict[str, Expected]:
-        bins = {f"share of {hops} hops": within(share, 0.012) for hops, share in self.shares.items()}
-        return {**bins, "mode": exactly(6), "peak": between(0.22, 0.25)}
+        shares, slack = self.shares, max(0.012, 1.9 / math.sqrt(self.lookups))
+        if self.n != 4096:
+            drawn = routes(self.n, 1)
+            shares = {hops: count / drawn.total() for hops, count in drawn.items() if hops is not None}
+            shares = {hops: shares[hops] for hops in sorted(shares) if shares[hops] >= 0.009}
+            slack += 0.012 + 0.12 / math.sqrt(self.n)  # a small ring is not like another one
+        bins = {f"share of {hops} hops": within(share, slack) for hops, share in shares.items()}
+        if self.n != 4096:
+            return bins
+        return {**bins, "mode": exactly(6), "peak": between(0.234 - slack - 0.002, 0.238 + slack)}
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
-        hops = hops_of(4096, 1, self.lookups, 0.0, seeds, tell)
+        hops = hops_of(self.n, 1, self.lookups, 0.0, seeds, tell)
         count = Counter(h for h in hops if h is not None)
         mode, most = max(count.items(), key=lambda pair: pair[1])
-        figures: dict[str, Figure] = {f"share of {h} hops": count[h] / len(hops) for h in self.shares}
+        figures: dict[str, Figure] = {f"share of {h} hops": count[h] / len(hops) for h in range(64)}
+        figures = {name: share for name, share in figures.items() if share or name in self.expected()}
         return {**figures, "mode": mode, "peak": most / len(hops)}
 
 
@@ -193,16 +252,29 @@ class PathWithSuccessors(Law):
     claim = "With a successor list of r: 1/2 log2 N - 1/2 log2 r + 1 hops"
     source = TON + "section V-D"
     certainty = "quoted from the paper"
+    note = (
+        "The formula is good for the paper's r = 20 and above.  Short lists do not save log2(r)/2 - 1 hops: "
+        "for r = 10, 5, 2 it is 0.16, 0.33, 0.72 too high among 1000 peers (with r = 1, CH-02, by 1.13). "
+        "Expected there, and where r is near N, is what the same routing takes without nodes"
+    )
     seeds = 3
     n: int = parameter(1000, "peers", least=16, most=100_000)
-    r: int = parameter(20, "length of the successor list", least=2, most=100)
+    r: int = parameter(20, "length of the successor list", least=1, most=100)
     lookups: int = parameter(10_000, "on the rings of all seeds", least=1000, most=10_000_000)
+    listed = ({"n": 1000, "r": 20}, {"n": 1000, "r": 5})
 
     def expected(self) -> dict[str, Expected]:
-        return {"mean": within(0.5 * math.log2(self.n) - 0.5 * math.log2(self.r) + 1, 0.15)}
+        mean = 0.5 * math.log2(self.n) - 0.5 * math.log2(self.r) + 1
+        if self.r < 20 or self.n < 10 * self.r:
+            mean = mean_route(self.n, self.r)
+        return {
+            "mean": within(mean, max(0.15, noise(self.n, self.lookups))),
+            "failed or wrong": exactly(0),
+        }
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
-        return {"mean": mean_of(hops_of(self.n, self.r, self.lookups, 0.0, seeds, tell))}
+        hops = hops_of(self.n, self.r, self.lookups, 0.0, seeds, tell)
+        return {"mean": mean_of(hops), "failed or wrong": hops.count(None)}
 
 
 class PathAfterFailures(Law):
@@ -214,15 +286,25 @@ class PathAfterFailures(Law):
     source = TON + "table II"
     certainty = "quoted from the paper + reproduced by reference simulation"
     note = (
-        "N = 1000, r = 20.  A peer that has run into a dead one forgets it; failed hops are timeouts, and "
-        "not counted.  An independent simulation gave 3.76, 3.92, 4.09, 4.35, 4.70, 5.09"
+        "A peer that has run into a dead one forgets it; failed hops are timeouts, and not counted.  An "
+        "independent simulation of N = 1000, r = 20 gave 3.76, 3.92, 4.09, 4.35, 4.70, 5.09.  Other N and r: "
+        "the same routing without nodes; lookups that end nowhere are left out of means, here and there"
     )
     seeds = 3
+    n: int = parameter(1000, "peers", least=16, most=20_000)
+    r: int = parameter(20, "length of the successor list", least=1, most=100)
     lookups: int = parameter(10_000, "for each p, on the rings of all seeds", least=1000, most=1_000_000)
     table = {0.0: 3.84, 0.1: 4.03, 0.2: 4.22, 0.3: 4.44, 0.4: 4.69, 0.5: 5.09}
 
     def expected(self) -> dict[str, Expected]:
-        return {f"p = {p}": within(mean, 0.2) for p, mean in self.table.items()}
+        known = (self.n, self.r) == (1000, 20)
+        slack = max(0.2, noise(self.n, self.lookups))
+        # Which of few peers have failed matters.
+        slack += 0.0 if known else 6 / self.n
+        return {
+            f"p = {p}": within(mean if known else mean_route(self.n, self.r, p), slack)
+            for p, mean in self.table.items()
+        }
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
         figures: dict[str, Figure] = {}
@@ -231,7 +313,7 @@ class PathAfterFailures(Law):
             def told(part: float, done: int = done) -> None:
                 tell((done + part) / len(self.table))
 
-            figures[f"p = {p}"] = mean_of(hops_of(1000, 20, self.lookups, p, seeds, told))
+            figures[f"p = {p}"] = mean_of(hops_of(self.n, self.r, self.lookups, p, seeds, told))
         return figures
 
 
@@ -243,18 +325,30 @@ class HalfFail(Law):
     claim = "No lookup fails after half of all peers have, if r = 20 = 2 log2 N"
     source = TON + "section V-D, last sentence"
     certainty = "quoted from the paper + reproduced by reference simulation"
+    note = (
+        "A peer loses all of its successors with probability p^r.  Where that is to be expected of some of "
+        "the peers that live, lookups fail: about as many as without nodes"
+    )
     seeds = 3
     n: int = parameter(1000, "peers", least=16, most=20_000)
-    r: int = parameter(20, "length of the successor list", least=2, most=100)
-    p: float = parameter(0.5, "fraction that fails", least=0, most=0.5)
+    r: int = parameter(20, "length of the successor list", least=1, most=100)
+    p: float = parameter(0.5, "fraction that fails", least=0, most=0.9)
     lookups: int = parameter(10_000, "on the rings of all seeds", least=100, most=1_000_000)
 
     def expected(self) -> dict[str, Expected]:
-        return {"failed or wrong": exactly(0)}
+        lost = self.seeds * self.n * (1 - self.p) * self.p ** min(self.r, self.n)
+        if lost <= 0.02:
+            return {"failed or wrong": exactly(0)}
+        drawn = routes(self.n, self.r, self.p)
+        share = drawn[None] / drawn.total()
+        # One peer without successors ends all lookups that come its way: rings differ.
+        slack = 3.5 * math.sqrt(share * (1 - share) * (1 / self.lookups + 3 / self.n)) + 4 / self.n
+        low, high = max(0.0, share - slack), min(1.0, share + slack)
+        return {"failed or wrong": between(low * self.lookups, high * self.lookups, share * self.lookups)}
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
         hops = hops_of(self.n, self.r, self.lookups, self.p, seeds, tell)
-        return {"failed or wrong": sum(h is None for h in hops)}
+        return {"failed or wrong": hops.count(None)}
 
 
 class LostKeys(Law):
@@ -265,7 +359,7 @@ class LostKeys(Law):
     claim = "After a failure of p and stabilisation, lookups miss the original owner with probability p"
     source = "Stoica et al., Chord, SIGCOMM 2001, section 6.4 and figure 11 (almost exactly p)"
     certainty = "quoted from the paper"
-    note = "keys weighted by owners: each is that of a peer chosen at random"
+    note = "keys weighted by owners: each is any key of a peer chosen at random"
     seeds = 2
     n: int = parameter(1000, "peers", least=50, most=10_000)
     p: float = parameter(0.2, "fraction that fails", least=0.01, most=0.4)
@@ -293,224 +387,14 @@ def _missed(job: tuple[int, float, int, int]) -> tuple[int, int]:
     async def experiment(x: Experimenter) -> tuple[int, int]:
         alive = await ring.fail(x, p)
         await x.sleep(25.0)  # rounds of upkeep
-        owners = [ring.random.choice(ring.peers) for _ in range(lookups)]
-        found = await ring.look_up(x, [owner.id for owner in owners], alive)
-        living = set(alive)
+        chosen = [ring.random.below(n) for _ in range(lookups)]
+        owners = [ring.peers[i] for i in chosen]
+        arcs = [(ring.peers[i].id - ring.peers[i - 1].id) % (1 << BITS) for i in chosen]
+        keys = [(owner.id - ring.random.below(arc)) % (1 << BITS) for owner, arc in zip(owners, arcs)]
+        found = await ring.look_up(x, keys, alive)
+        living = frozenset(alive)
         missed = [o for o, f in zip(owners, found) if isinstance(f, Failure) or f.peer != o]
         return len(missed), sum(o.address in living for o in missed)
 
     result: tuple[int, int] = ring.perform(experiment)
     return result
-
-
-# -- who holds how much -----------------------------------------------------------------------------------
-
-
-def _arcs(job: tuple[int, int], virtual: int = 1) -> list[tuple[int, int, int]]:
-    """(identifier, length of the arc that it is responsible for, number of its process) of every node, as it
-    says itself."""
-    n, seed = job
-    ring = Ring(n, seed, length=1, virtual=virtual)
-
-    async def experiment(x: Experimenter) -> list[tuple[int, int, int]]:
-        arcs = []
-        for at in range(0, n, 256):
-            page = ring.peers[at : at + 256]
-            told = await settle(*(x.at(p, Chord).neighbours() for p in page))
-            for peer, view in zip(page, told):
-                assert isinstance(view, Neighbours)
-                assert view.predecessor is not None
-                process = int(peer.address.rpartition("-")[2]) // virtual
-                arcs.append((peer.id, (peer.id - view.predecessor.id) % (1 << BITS), process))
-        return arcs
-
-    result: list[tuple[int, int, int]] = ring.perform(experiment)
-    return result
-
-
-class KeysPerNode(Law):
-    """Without virtual nodes, load is uneven."""
-
-    id = "CH-09"
-    architecture = "chord"
-    claim = "Keys per peer: 99th percentile 4.6 times the mean, most loaded 9.1 times"
-    source = TON + "figure 8b; SIGCOMM 2001, section 6.2"
-    certainty = "quoted from the paper + equals theory computed here"
-    note = "theory: 4.64 and, for the expected longest arc, 9.79; each peer counts by its own predecessor"
-    seeds = 3
-    n: int = parameter(10_000, "peers", least=1000, most=100_000)
-    per_node: int = parameter(50, "keys for each peer", least=10, most=1000)
-
-    def expected(self) -> dict[str, Expected]:
-        longest = sum(1 / k for k in range(1, self.n + 1))
-        slack = 0.25 * math.sqrt(10_000 / self.n)
-        return {
-            "99th percentile / mean": between(4.65 - slack, 4.65 + slack, 4.6),
-            "most / mean": between(longest - 2.3, longest + 4.2, 9.1 if self.n == 10_000 else longest),
-        }
-
-    def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
-        high, most = [], []
-        for seed, arcs in zip(seeds, spread_out(_arcs, [(self.n, seed) for seed in seeds], tell)):
-            random = Random(seed).fork("keys")
-            ids = [id for id, _, _ in arcs]
-            held = [0] * self.n
-            for _ in range(self.n * self.per_node):
-                key = random.below(1 << BITS)
-                at = bisect_left(ids, key) % self.n
-                assert (ids[at] - key) % (1 << BITS) < arcs[at][1]
-                held[at] += 1
-            held.sort()
-            high.append(held[int(0.99 * self.n)] / self.per_node)
-            most.append(held[-1] / self.per_node)
-        return {"99th percentile / mean": fmean(high), "most / mean": fmean(most)}
-
-
-class ArcLengths(Law):
-    """Arcs are exponential."""
-
-    id = "CH-15"
-    architecture = "chord"
-    claim = "A peer's arc is longer than x times the mean with probability e^-x"
-    source = TON + "section V-B (e^-2 quoted)"
-    certainty = "quoted from the paper + equals theory computed here"
-    seeds = 2
-    n: int = parameter(10_000, "peers", least=100, most=100_000)
-    x: float = parameter(2.0, "times the mean", least=0, most=8)
-    listed = ({"x": 2.0}, {"x": 3.0})
-
-    def expected(self) -> dict[str, Expected]:
-        p = math.exp(-self.x)
-        tolerance = {2.0: 0.012, 3.0: 0.008}.get(self.x, 0.012)
-        return {"share": within(p, max(tolerance, 3.3 * math.sqrt(p * (1 - p) / self.n)))}
-
-    def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
-        longer = [
-            arc * self.n > self.x * (1 << BITS)
-            for arcs in spread_out(_arcs, [(self.n, seed) for seed in seeds], tell)
-            for _, arc, _ in arcs
-        ]
-        return {"share": sum(longer) / len(longer)}
-
-
-class JoinMoves(Law):
-    """A join concerns one neighbour."""
-
-    id = "CH-14"
-    architecture = "chord"
-    claim = "A join moves 1/(N+1) of the keys on average, all of them from the new peer's successor"
-    source = "Karger et al., Consistent hashing and random trees, STOC 1997"
-    certainty = "theory (well known), value computed here"
-    note = "one peer joins a converged ring; before and after, every peer says what it is responsible for"
-    seeds = 1
-    n: int = parameter(100, "peers before the join", least=2, most=2000)
-    repeats: int = parameter(280, "joins, each on a ring of its own", least=20, most=10_000)
-
-    def expected(self) -> dict[str, Expected]:
-        # An arc is exponential: its mean over the repeats varies by 1/sqrt(repeats).
-        share = 1 / (self.n + 1)
-        noise = max(0.2, 3.3 / math.sqrt(self.repeats))
-        return {"share moved": relative(share, noise), "moved elsewhere": exactly(0)}
-
-    def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
-        rings = range(seeds[0] * self.repeats, (seeds[0] + 1) * self.repeats)
-        found = spread_out(_moved, [(self.n, ring) for ring in rings], tell)
-        return {
-            "share moved": fmean(share for share, _ in found),
-            "moved elsewhere": sum(elsewhere for _, elsewhere in found),
-        }
-
-
-def _moved(job: tuple[int, int]) -> tuple[float, int]:
-    """The share of the ring that goes to the newcomer, and the peers besides its successor that lose some."""
-    n, seed = job
-    ring = Ring(n, seed, length=8, upkeep=0.5, newcomers=1)
-    newcomer = f"new{seed}-0"
-
-    async def experiment(x: Experimenter) -> tuple[float, int]:
-        before = {p.address: ring.peers[i - 1].id for i, p in enumerate(ring.peers)}
-        everybody = [*ring.addresses, newcomer]
-        while True:
-            await x.sleep(2.0)
-            told = await settle(*(x.at(a, Chord).neighbours() for a in everybody))
-            views = {a: view for a, view in zip(everybody, told) if isinstance(view, Neighbours)}
-            mine = views.get(newcomer)
-            if mine is None or mine.predecessor is None:
-                continue
-            successor = views[mine.successors[0].address].predecessor
-            if successor is not None and successor.address == newcomer:
-                break
-        changed = [
-            a for a, view in views.items()
-            if a != newcomer and (view.predecessor is None or view.predecessor.id != before[a])
-        ]  # fmt: skip
-        moved = (identifier(newcomer, BITS) - mine.predecessor.id) % (1 << BITS)
-        return moved / (1 << BITS), sum(a != mine.successors[0].address for a in changed)
-
-    result: tuple[float, int] = ring.perform(experiment)
-    return result
-
-
-class VirtualNodes(Law):
-    """Several places on the ring for each peer."""
-
-    id = "CH-11"
-    architecture = "chord"
-    claim = (
-        "With r virtual nodes, keys per peer: 1st and 99th percentile (0.5 and 1.6 times the mean for r = 20)"
-    )
-    source = TON + "figure 9 (r = 1: 0 and 4.8; r = 20: 0.5 and 1.6)"
-    certainty = "quoted from the paper + equals theory computed here"
-    note = "theory: a peer's share is a sum of r exponential arcs, so its keys are negative binomial"
-    seeds = 1
-    n: int = parameter(10_000, "peers", least=500, most=100_000)
-    r: int = parameter(5, "virtual nodes of each", least=1, most=100)
-    per_node: int = parameter(100, "keys for each peer", least=20, most=1000)
-    listed = ({"r": 1}, {"r": 2}, {"r": 5})
-    long = ({"r": 10}, {"r": 20})
-
-    def expected(self) -> dict[str, Expected]:
-        noise = max(1.0, math.sqrt(10_000 / self.n))
-        low, high = (self.quantile(q) / self.per_node for q in (0.01, 0.99))
-        return {
-            "1st percentile / mean": within(low, 0.04 * noise),
-            "99th percentile / mean": relative(high, 0.04 * noise),
-            "coefficient of variation": relative(math.sqrt(1 / self.per_node + 1 / self.r), 0.04 * noise),
-        }
-
-    def quantile(self, q: float) -> int:
-        """Of the negative binomial distribution with this mean, and shape r."""
-        p = self.per_node / (self.per_node + self.r)
-        keys, share = 0, (1 - p) ** self.r
-        below = share
-        while below < q:
-            keys += 1
-            share *= p * (keys + self.r - 1) / keys
-            below += share
-        return keys
-
-    def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
-        jobs = [(self.n, self.r, self.per_node, seed) for seed in seeds]
-        low, high, deviation = zip(*spread_out(_shares, jobs, tell))
-        return {
-            "1st percentile / mean": fmean(low),
-            "99th percentile / mean": fmean(high),
-            "coefficient of variation": fmean(deviation),
-        }
-
-
-def _shares(job: tuple[int, int, int, int]) -> tuple[float, float, float]:
-    """Percentiles and variation of keys per peer, over their mean."""
-    n, virtual, per_node, seed = job
-    arcs = _arcs((n * virtual, seed), virtual)
-    random = Random(seed).fork("keys")
-    ids = [id for id, _, _ in arcs]
-    held = [0] * n
-    for _ in range(n * per_node):
-        key = random.below(1 << BITS)
-        id, arc, process = arcs[bisect_left(ids, key) % len(ids)]
-        assert (id - key) % (1 << BITS) < arc
-        held[process] += 1
-    held.sort()
-    deviation = math.sqrt(fmean((h - per_node) ** 2 for h in held))
-    return held[int(0.01 * n)] / per_node, held[int(0.99 * n)] / per_node, deviation / per_node
