@@ -166,13 +166,14 @@ def test_a_jobs_own_figures_are_from_before_anything_was_killed():
     assert index.metrics["success"] == static.metrics["success"] == 1.0
     # A kill is felt by its operations, which take a quarter of a second here: longer than the usual pace.
     assert cards(result)["index"].single_point_of_failure
-    assert [m.name for m in result.measures] == ["success", "hops", "links", "upkeep", "imbalance"]
+    names = [m.name for m in result.measures]
+    assert names == ["success", "hops", "timeouts", "links", "upkeep", "imbalance"]
     assert (index.metrics["upkeep"] > 0, static.metrics["upkeep"]) == (True, 0.0)
 
 
 @pytest.mark.parametrize(
     ("latency", "work", "rate", "saturates"),
-    [(0.05, 0.0, 100, False), (0.0001, 0.0, 100, False), (0.0001, 0.001, 100, True), (0.0001, 0.001, 900, True)],
+    [(0.05, 0, 100, False), (0.0001, 0, 100, False), (0.0001, 0.001, 100, True), (0.0001, 0.001, 900, True)],
 )
 def test_clients_that_are_answered_as_fast_as_ever_do_not_show_what_a_system_can_carry(
     latency, work, rate, saturates

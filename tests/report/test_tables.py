@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console, RenderableType
 
-from polyarch.experiment.record import Comparison, Measure, Verdict
+from polyarch.experiment.record import Churned, Comparison, Measure, Verdict
 from polyarch.report.figures import SATURATION, best, number, times
 from polyarch.report.table import blast_radius_table, comparison_table, matrix_table, run_table
 
@@ -56,6 +56,18 @@ def test_four_architectures_fit_a_terminal_of_100_columns(comparison: Comparison
     shown = text(comparison_table(comparison), width=100)
     assert "…" not in shown
     assert "3,950 ± 115 *" in shown
+
+
+def test_a_comparison_under_churn_says_how_many_peers_were_there() -> None:
+    churned = Churned(
+        churn="poisson:1", role="peer", away_before=1, joined=5, left=11, crashed=0, void=1,
+        present_mean=2.17, present_least=1, present_most=7,
+    )  # fmt: skip
+    runs = (make_run("chord", churn=(churned,)), make_run("kademlia", churn=(churned,)))
+    table = comparison_table(Comparison(job="lookup", runtime="sim", runs=runs, blast_radius=()))
+    assert [cell.strip() for cell in row(table, "there under churn (peers)")] == ["2.17", "2.17"]
+    assert [cell.strip() for cell in row(table, "fewest there (peers)")] == ["1", "1"]
+    assert "there under churn" not in text(run_table(runs[0]))  # it has a line of its own
 
 
 def test_a_kill_without_recovery_says_how_long_was_waited(comparison: Comparison) -> None:

@@ -19,7 +19,8 @@ __all__ = ["TALLY", "NotAMember", "OverlayClient", "Participant", "Peer", "Stand
 
 TALLY = {
     "success": "share of the lookups that were answered",
-    "hops": "mean nodes that passed a lookup on, after the one that was asked first",
+    "hops": "mean steps of a lookup from the peer that was asked first, to the holder or (Chord, ring, "
+    "Kademlia) to who knows the holder: as the overlay's paper counts",
     "timeouts": "mean dead nodes that a lookup ran into",
     "retries": "mean times that a lookup was asked again, of another peer",
     "imbalance": "lookup messages that the busiest node handled, over the mean of all nodes",

@@ -170,7 +170,7 @@ def compare_(
         ),
     ] = None,
     rate: options.Rate = None,
-    clients: Annotated[options.Clients, Option(help="Closed-loop clients that saturate it.")] = 16,
+    clients: Annotated[options.Clients, Option(help="Closed-loop clients that are to saturate it.")] = 16,
     rounds: options.Rounds = 3,
     fault: options.Faults = (),
     churn: options.ChurnWords = (),
@@ -300,9 +300,7 @@ def _serve(question: Question, port: int, duration: float | None, json: str | No
         sys.stdout.write("press Ctrl-C to end it\n" if duration is None else f"for {duration:g} s\n")
         sys.stdout.flush()
         with contextlib.suppress(KeyboardInterrupt):
-            session.wait(duration)
-        for death in session.deaths:
-            sys.stderr.write(f"polyarch: {death}\n")
+            session.wait(duration, front, lambda death: sys.stderr.write(f"polyarch: {death}\n"))
         return 1 if session.deaths else 0
     finally:
         trial.close()

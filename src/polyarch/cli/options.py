@@ -70,7 +70,7 @@ ChurnWords = Annotated[
         name="--churn",
         help="Peers come and go: poisson:RATE, or sessions:exponential:THERE:AWAY (also weibull:SHAPE, "
         "pareto:EXPONENT, lognormal:SIGMA), mean seconds; then :ROLE, and :crash to stop without a word.  "
-        "Repeatable.",
+        "Of few peers poisson may leave none: take sessions.  Repeatable.",
         negative=(),
         show_default=False,
     ),

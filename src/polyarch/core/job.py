@@ -63,8 +63,8 @@ class Done(Record):
 
 
 class Measure(Record, omit_defaults=True):
-    """A figure of a job that its architectures measure themselves, among their ``metrics``: a line of every
-    comparison."""
+    """A figure of a job, among the ``metrics`` of a run: a line of every comparison.  Its architectures
+    measure it themselves (``Architecture.observe``), or the job finds it in the history (``Job.figures``)."""
 
     name: str
     """Its name among the metrics."""
@@ -121,6 +121,11 @@ class Job(Parameterised, abc.ABC):
     @abc.abstractmethod
     def check(self, history: Sequence[Done], audit: Any) -> list[Verdict]:
         """What must be true of every run, whatever failed in it."""
+
+    def figures(self, history: Sequence[Done], audit: Any) -> dict[str, Any]:
+        """What the history and the final state show beside what ``check`` says of them: metrics of the run,
+        by name."""
+        return {}
 
     def conflict(self, history: Sequence[Done], audit: Any) -> Sequence[Done]:
         """If ``check`` found something wrong with the history: operations that contradict each other, as few

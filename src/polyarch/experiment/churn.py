@@ -14,6 +14,9 @@ law of their sessions; of ``poisson`` a tenth), so that the number of peers is s
 then is in the middle of a session (the residual life of a renewal process), not at its beginning.  When the
 load is over all come back.
 
+Joins and leaves of ``poisson`` know nothing of each other: the number of peers is a random walk, and of a few
+peers none may be left after some seconds (``Churned.present_least``).  Sessions keep it near its mean.
+
 Stutzbach and Rejaie, "Understanding churn in peer-to-peer networks", IMC 2006, measured how long peers stay
 in Gnutella, Kad and BitTorrent: neither exponential nor Pareto; Weibull or log-normal fits.  The time away
 is exponential here.

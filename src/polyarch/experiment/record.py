@@ -266,7 +266,8 @@ class Comparison(Record, frozen=True, kw_only=True, omit_defaults=True):
     gaps: dict[str, str] = {}
     """Architectures that were asked for and not measured, each with the reason."""
     measures: tuple[Measure, ...] = ()
-    """The job's own figures, which are among the ``metrics`` of the runs: from before anything was killed."""
+    """The job's own figures, which are among the ``metrics`` of the runs: from before anything was killed,
+    but for those that are found in the history (``lost_keys``), which is that of all rounds and kills."""
 
     @property
     def holds(self) -> bool:

@@ -265,6 +265,7 @@ class Trial:
         verdicts.append(Verdict("no node raised an exception", not bugs, f"{len(bugs)} raised{raised}"))
         if deaths:
             verdicts.append(Verdict("no process ended by itself", False, deaths[0]))
+        metrics = {**metrics, **q.job.figures(history, audit)}
         if self.sides is not None:
             metrics = {**metrics, **self.sides.metrics()}
         return verdicts, metrics

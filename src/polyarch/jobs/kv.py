@@ -9,7 +9,7 @@ from typing import Any
 from polyarch.blocks.popularity import Popularity
 from polyarch.checkers.linearizability import KV, Call, check, explain
 from polyarch.checkers.staleness import lost_writes, stale_reads
-from polyarch.core.job import Done, Job, Operation, Verdict, Visit
+from polyarch.core.job import Done, Job, Measure, Operation, Verdict, Visit
 from polyarch.core.messages import rpc
 from polyarch.core.node import Node
 from polyarch.core.randomness import Random
@@ -59,6 +59,15 @@ class Kv(Job):
     """
 
     port = KeyValue
+    measures = (
+        Measure("lost_keys", "{} keys have lost a write that was acknowledged", better="low"),
+        Measure("stale_reads", "{} reads were stale", better="low"),
+        Measure("copies", "{} copies of each key", better="high"),
+        Measure("hops", "over {} hops", better="low"),
+        Measure("timeouts", "{} dead peers met on the way", better="low"),
+        Measure("upkeep", "each sends {} messages/s when nobody asks", "messages/s", "low"),
+        Measure("imbalance", "the busiest handles {} times the mean", better="low"),
+    )
     small = {"keys": 3, "swaps": 0.2}
     keys: int = parameter(100, "different keys", least=1)
     skew: float = parameter(0.0, "Zipf exponent of their popularity; 0: uniform", least=0, most=4)
@@ -104,6 +113,12 @@ class Kv(Job):
             first = f"; first: {lost[0]} holds {final[lost[0]]!r}" if lost else ""
             verdicts.append(Verdict(NOTHING_LOST, not lost, f"{len(lost)} of {len(final)} keys{first}"))
         return verdicts
+
+    def figures(self, history: Sequence[Done], audit: Any) -> dict[str, Any]:
+        """How many keys do not hold their last acknowledged write in the end (nor a later one), and how many
+        reads gave a value that had been overwritten before they began."""
+        calls = calls_of(history)
+        return {"lost_keys": len(lost_writes(calls, audit or {})), "stale_reads": len(stale_reads(calls))}
 
     def conflict(self, history: Sequence[Done], audit: Any) -> Sequence[Done]:
         looks = _looks(history, audit or {})

@@ -45,7 +45,9 @@ class Holder(Record):
 
     address: str
     hops: int = 0
-    """Nodes that passed the question on."""
+    """Steps from the node that was asked first, as the overlay's paper counts them: to the holder where it is
+    asked itself (Pastry, a table of all, an index, flooding, walks), or to the node that knows it as its
+    neighbour (the predecessor in Chord and on a ring; a contact's contact in Kademlia)."""
     timeouts: int = 0
     """Nodes on the way that were asked and turned out to be dead."""
 
@@ -128,6 +130,7 @@ class Lookup(Job):
     measures = (
         Measure("success", "{} of the lookups found somebody", "%", "high", factor=100.0),
         Measure("hops", "over {} hops", better="low"),
+        Measure("timeouts", "{} dead peers met on the way", better="low"),
         Measure("links", "each node knows {} others", better="low"),
         Measure("upkeep", "sends {} messages/s when nobody asks", "messages/s", "low"),
         Measure("imbalance", "the busiest handles {} times the mean", better="low"),

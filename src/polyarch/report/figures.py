@@ -23,6 +23,7 @@ from polyarch.experiment.record import (
 )
 
 __all__ = [
+    "CHURN",
     "FIGURES",
     "P99",
     "SATURATION",
@@ -71,6 +72,11 @@ def _cost(part: str, name: str = "") -> Figure:
     return Figure(f"{name or part} per operation", "", "low", value)
 
 
+def _present(field: str) -> Callable[[RunRecord], float | None]:
+    """Of several churns: of the first."""
+    return lambda run: getattr(run.churn[0], field) if run.churn else None
+
+
 def measured(measure: Measure) -> Figure:
     """A job's own figure."""
 
@@ -109,9 +115,16 @@ FIGURES: tuple[Figure, ...] = (
 )
 
 
+CHURN: tuple[Figure, ...] = (
+    Figure("there under churn", "peers", None, _present("present_mean")),
+    Figure("fewest there", "peers", None, _present("present_least")),
+)
+"""How many were there while peers came and went: by a Poisson process a few may become none."""
+
+
 def figures_of(comparison: Comparison) -> tuple[Figure, ...]:
     """The figures of a comparison: its job's own, and those that all jobs have."""
-    return (*map(measured, comparison.measures), *FIGURES)
+    return (*map(measured, comparison.measures), *CHURN, *FIGURES)
 
 
 def _decimals(value: float) -> int:

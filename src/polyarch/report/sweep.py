@@ -15,7 +15,7 @@ from rich.text import Text
 from polyarch.experiment.record import RunRecord, Spread
 from polyarch.experiment.sweep import BreakEven, Sweep, SweepPoint
 from polyarch.measure.crossing import crossings
-from polyarch.report.figures import FIGURES, P99, SATURATION, Figure, measured, number
+from polyarch.report.figures import CHURN, FIGURES, P99, SATURATION, Figure, measured, number
 from polyarch.report.table import plain_table
 
 __all__ = ["complete", "figures_of_sweep", "sweep_table"]
@@ -32,7 +32,8 @@ _OF_NO_INTEREST = ("offered rate", "operations", "throughput")
 def figures_of_sweep(sweep: Sweep) -> list[Figure]:
     """The job's own figures, those that all jobs have, and the architectures' own metrics."""
     of_load = () if sweep.axis.parameter in ("rate", "clients") else _OF_NO_INTEREST
-    known = [*map(measured, sweep.measures), *(f for f in FIGURES if f.name not in of_load)]
+    common = (f for f in (*CHURN, *FIGURES) if f.name not in of_load)
+    known = [*map(measured, sweep.measures), *common]
     own = {
         name: None
         for point in sweep.points

@@ -63,8 +63,8 @@ def _measures(run: RunRecord, runs: Sequence[RunRecord], measures: Sequence[Meas
     parts = []
     for measure in measures:
         figure = measured(measure)
-        if figure.value(run) is None:
-            continue
+        if figure.value(run) is None or not any(figure.value(other) for other in runs):
+            continue  # not measured, or of nobody: a sentence does not say what did not happen
         best_of_all = {"high": " (the most)", "low": " (the least)", None: ""}[measure.better]
         words = measure.words.format(f"{write(figure, run)}{' %' if measure.unit == '%' else ''}")
         parts.append(words + (best_of_all if _stands_out(figure, run, runs) else ""))
