@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -232,15 +234,25 @@ def test_servers_come_go_and_are_killed_under_load_and_no_request_is_lost_that_c
             await task
         assert (await switch.counts()).refused == 0
 
-    with open_session("local", ApplicationSwitch(servers=3, retries=1.0)) as session:
-        switch = psutil.Process(session._children["switch-0"].pid)  # type: ignore[attr-defined]
+    session: Any
+    with open_session("local", ApplicationSwitch(servers=3)) as session:
+        switch = psutil.Process(session._children["switch-0"].pid)
         session.perform(test)
-        dead = session.process.http_ports["server-1"]  # type: ignore[attr-defined]
+        dead = session.process.http_ports["server-1"]
         held = switch.net_connections("tcp")
         assert [
             c for c in held if c.status == psutil.CONN_CLOSE_WAIT or (c.raddr and c.raddr.port == dead)
         ] == []
         assert switch.num_fds() < 80, "12 from clients, and as many to each server at most"
+        # Who serves users goes on without a server, and not without the switch.
+        told: list[str] = []
+        os.kill(session._children["server-2"].pid, signal.SIGKILL)
+        session.wait(0.5, "switch-0", told.append)
+        assert [line.partition(" ended ")[0] for line in told] == ["server-2"]
+        switch.kill()
+        begin = time.monotonic()
+        session.wait(30.0, "switch-0", told.append)
+        assert time.monotonic() - begin < 20
     assert {o if not isinstance(o, Failure) else type(o) for o in safe} == {3.0}
     lost = [o for o in unsafe if isinstance(o, Failure)]
     assert len(lost) <= 6

@@ -160,7 +160,7 @@ def test_who_is_overloaded_is_spared_as_long_as_the_budget_lasts() -> None:
         assert 33 < statuses[200] < 60
         assert statuses[503] == 100 - statuses[200]
 
-    perform("random", test, retries=0.1)
+    perform("random", test, retries=0.1, saved=10)
 
 
 def test_a_safe_request_whose_connection_breaks_is_asked_again() -> None:

@@ -903,7 +903,8 @@ def test_who_fails_twice_in_a_row_is_left_alone_until_a_trial_and_retries_end_wi
     assert switch(breaker, counted(bad, b""), counted(good, OK), tmp_path=tmp_path, **patient) == []
     assert good == [24]
     good[0] = 0
-    assert switch(budget, counted(busy, refusal), counted(good, OK), tmp_path=tmp_path, retries=0.1) == []
+    poor = {"retries": 0.1, "saved": 10}
+    assert switch(budget, counted(busy, refusal), counted(good, OK), tmp_path=tmp_path, **poor) == []
 
 
 def test_a_client_that_goes_away_while_its_answer_is_computed_leaves_nothing_at_the_switch(

@@ -58,9 +58,6 @@ Policy = PolicyName
 SAFE = ("GET", "HEAD")
 """Requests that may be repeated: they change nothing (RFC 9110, 9.2.1)."""
 
-_UNSPENT = 10.0
-"""Retries that may be saved up: what a switch may do at once after a quiet time."""
-
 _MARKS = 1000
 """Clients whose marks are kept made."""
 
@@ -157,6 +154,9 @@ class Switch(Http):
     """How long a backend may take for its answer."""
     retries: float = 0.2
     """Budget: retries and hedges for each request, on average."""
+    saved: int = 100
+    """Retries that may be saved up, and that it has at first: enough for what a server had when it died.  The
+    default is that of Finagle's ``RetryBudget``."""
     hedge_seconds: float = 0.0
     """After which a second server is asked; 0: never."""
 
@@ -171,7 +171,7 @@ class Switch(Http):
         self.gone: dict[str, list[_Pool]] = {}
         self.pools = [(branch, self.pool(branch.backends)) for branch in self.branches]
         self.others = self.pool(self.backends)
-        self.unspent = _UNSPENT if self.retries else 0.0
+        self.unspent = float(self.saved) if self.retries else 0.0
         self.requests = self.retried = self.hedged = self.refused = self.shunned = 0
         if self.check_seconds:
             self.every(self.check_seconds, self.check_all)
@@ -186,7 +186,7 @@ class Switch(Http):
 
     async def http(self, request: Request) -> Response:
         self.requests += 1
-        self.unspent = min(_UNSPENT, self.unspent + self.retries)
+        self.unspent = min(self.saved, self.unspent + self.retries)
         pool = self.others
         for branch, special in self.pools:
             if branch.takes(request):

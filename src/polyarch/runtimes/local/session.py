@@ -241,12 +241,24 @@ class LocalSession(Session):
         """``http://127.0.0.1:PORT`` of a node or component that speaks HTTP."""
         return f"http://127.0.0.1:{self.process.http_ports[address]}"
 
-    def wait(self, seconds: float | None = None) -> None:
-        """For some time, or until somebody interrupts, or a process dies by itself."""
+    def wait(self, seconds: float | None, front: str, tell: Callable[[str], None]) -> None:
+        """For some time, or until somebody interrupts, or the process of ``front`` is there no more.  The end
+        of any other process is told: the system may be made for it."""
+        name = self.process.places.get(front, front)
 
         async def sleep() -> None:
             end = None if seconds is None else time.monotonic() + seconds
-            while not self.deaths and (end is None or time.monotonic() < end):
+            told = 0
+            while end is None or time.monotonic() < end:
+                for death in self.deaths[told:]:
+                    tell(death)
+                    told += 1
+                component = self._components.get(name)
+                if component is not None and not component.running:
+                    self.deaths.append(f"{name} ended: {component._last_words()}")
+                    return tell(self.deaths[-1])
+                if component is None and self._children[name].exited:
+                    return
                 await asyncio.sleep(0.05)
 
         self._runner.run(sleep())
