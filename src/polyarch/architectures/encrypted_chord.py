@@ -22,9 +22,8 @@ from typing import Any
 from polyarch.architectures.chord import Chord, ChordClient, ChordRing
 from polyarch.blocks.sealed import SEALED, Sealed, admit_all, messages_of, sealing_costs
 from polyarch.blocks.sealing import Authority
-from polyarch.blocks.successors import Neighbours
+from polyarch.blocks.successors import Neighbours, one_ring
 from polyarch.core import Failure, Verdict, rpc, settle
-from polyarch.jobs.lookup import Census
 
 
 class SealedChord(Sealed, Chord):
@@ -78,13 +77,5 @@ class EncryptedChord(ChordRing):
         return {**metrics, **await sealing_costs(x, self.everybody)}, verdicts
 
     async def is_ring(self, x: Any) -> Verdict:
-        """The same question, asked by a member: peers answer nobody else."""
-        census: Census = await x.client.census()
-        ring = [m.address for m in census.members]
-        views = await x.client.neighbours_of(tuple(ring))
-        wrong = sum(
-            view is None or view.successors[0].address != ring[i % len(ring)]
-            for i, view in enumerate(views, 1)
-        )
-        detail = f"{len(ring)} of {self.places} nodes are members, {wrong} with a wrong successor"
-        return Verdict("the successors form one ring", len(ring) == self.places and not wrong, detail)
+        """Asked by a member: peers answer nobody else."""
+        return await one_ring(x, SealedChord, self.places, x.client.neighbours_of)

@@ -8,6 +8,7 @@ They fall together, so that two of them are no better than one to hold copies.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -91,15 +92,25 @@ class SuccessorHolding(StoringPeer):
         raise NotImplementedError
 
 
-async def one_ring(x: Any, of: type[Any], nodes: int) -> Verdict:
+async def one_ring(
+    x: Any,
+    of: type[Any],
+    nodes: int,
+    ask: Callable[[tuple[str, ...]], Awaitable[Sequence[Any]]] | None = None,
+) -> Verdict:
     """Whether so many nodes of a class, which say their ``neighbours()``, are members, and every member's
-    successor is the next member."""
+    successor is the next member.  ``ask``: who asks members, where they do not tell the experimenter."""
+
+    async def directly(members: tuple[str, ...]) -> Sequence[Any]:
+        return await settle(*(x.at(a, of).neighbours() for a in members))
+
     census = await x.client.census()
-    ring = [m.address for m in census.members]
+    ring = tuple(m.address for m in census.members)
     wrong = 0
     for at in range(0, len(ring), 256):
-        views = await settle(*(x.at(a, of).neighbours() for a in ring[at : at + 256]))
+        views = await (ask or directly)(ring[at : at + 256])
         for i, view in enumerate(views, at + 1):
-            wrong += isinstance(view, Failure) or view.successors[0].address != ring[i % len(ring)]
+            told = isinstance(view, Neighbours)
+            wrong += not told or view.successors[0].address != ring[i % len(ring)]
     detail = f"{len(ring)} of {nodes} nodes are members, {wrong} with a wrong successor"
     return Verdict("the successors form one ring", len(ring) == nodes and not wrong, detail)
