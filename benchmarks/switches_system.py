@@ -155,6 +155,7 @@ class Switches(Architecture):
 
     name = "switches-benchmark"
     family = "benchmark"
+    jobs = ()
 
     def build(self, system: System) -> None:
         cores = len(os.sched_getaffinity(0))  # as HAProxy, Caddy and Traefik have threads

@@ -67,6 +67,7 @@ class RudeUpstream(Architecture):
 
     name = "rude-upstream"
     family = "test"
+    jobs = ()
 
     def build(self, system: System) -> None:
         system.component("rude", Upstream())
