@@ -62,6 +62,18 @@ def test_joining_and_building_directly_end_in_the_same_state(thousand: SimSessio
     assert state(built) == state(thousand)
 
 
+def test_a_ring_that_is_full_answers_right() -> None:
+    """Every identifier is somebody's, so that a node's own is farther than any finger."""
+    session = SimSession(ChordRing(nodes=2, bits=1))
+
+    async def experiment(x: Experimenter) -> list[Any]:
+        await x.sleep(5)
+        return wrong(await lookups(x, 20, bits=1), ["peer-0", "peer-1"], bits=1)
+
+    assert not session.perform(experiment)
+    assert not session.kernel.bugs
+
+
 @pytest.mark.parametrize("nodes", [1, 2, 3, 9])
 def test_small_rings_end_in_the_same_state_too(nodes: int) -> None:
     joined = SimSession(ChordRing(nodes=nodes), seed=nodes)

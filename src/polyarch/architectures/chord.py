@@ -130,7 +130,7 @@ class Chord(Joining, SuccessorHolding):
         me, mask = self.me.id, (1 << self.bits) - 1
         whole = (key - me) & mask or mask + 1
         # Those before this one are farther than the key: each is at least 2^(m-1-i) away.
-        for i in range(self.bits - whole.bit_length(), len(self.fingers)):
+        for i in range(max(0, self.bits - whole.bit_length()), len(self.fingers)):
             finger = self.fingers[i]
             reached = (finger.id - me) & mask
             if reached < whole and finger not in dead:

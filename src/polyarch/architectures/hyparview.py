@@ -277,7 +277,7 @@ class HyParViewOverlay(ViewsOverlay):
     source = "Leitão, Pereira, Rodrigues, HyParView, DSN 2007"
     claims = ("no single point of failure", "every message reaches all while nobody fails")
 
-    active: int = parameter(5, "connections of a peer", least=2)
+    active: int = parameter(5, "connections of a peer (with 2 they form circles)", least=3)
     passive: int = parameter(30, "other peers that it remembers", least=1)
     active_walk: int = parameter(6, "ARWL: steps of a newcomer's random walks, and of shuffles", least=1)
     passive_walk: int = parameter(

@@ -357,10 +357,11 @@ class PastryOverlay(Architecture):
         return DISCLAIMED if faults else ()
 
     def unfit(self, job: type) -> str | None:
-        # All of the nearest may be on the same side.
         return too_many_copies(job, self.replicas, self.leaves // 2 + 1, f"--leaves {self.leaves}")
 
     def build(self, system: System) -> None:
+        if not self.keep_alive and self.formation == "joined" and self.nodes > 1:
+            raise ValueError("--keep-alive 0: joining needs it; --formation converged needs none")
         if self.bits % self.b:
             raise ValueError(f"--bits {self.bits}: it must be a multiple of --b {self.b}")
         if self.leaves % 2:

@@ -31,6 +31,8 @@ from polyarch.core import Failure, Future, System, oneway, parameter, rpc
 _CHANCES = 10.0
 """A forwarded subscription that should have been kept so many times (by the sum of the probabilities) and was
 not has met only those who know the subscriber, and is dropped.  (The paper: after ten times at one peer.)"""
+_SHORTEST = 0.5
+"""Seconds that a lease lasts at least: a subscription has to find its places in it."""
 _SILENCE = 5
 """After so many cycles without a heartbeat a peer takes itself for isolated."""
 
@@ -262,6 +264,8 @@ class ScampOverlay(ViewsOverlay):
         return COVERAGE
 
     def build(self, system: System) -> None:
+        if 0 < self.lease < _SHORTEST:
+            raise ValueError(f"--lease {self.lease:g}: subscribing takes up to {_SHORTEST} s; 0: for ever")
         addresses = system.addresses("peer", self.nodes)
         peer = Scamp(
             addresses=addresses,
