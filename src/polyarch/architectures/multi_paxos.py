@@ -193,15 +193,7 @@ class Server(Replica):
         while self.chosen < slot:
             self.chosen += 1
             command = self.votes[self.chosen].command
-            answer = self.waiting.pop(self.chosen, None)
-            try:
-                result = None if command is None else self.machine.apply(command)
-            except Failure as failure:
-                if answer is not None:
-                    answer.fail(failure)
-            else:
-                if answer is not None:
-                    answer.set(result)
+            self.machine.answer(command, self.waiting.pop(self.chosen, None))
         self.through = max(self.through, self.chosen)
 
     # -- becoming the leader: phase 1 ----------------------------------------------------------------------

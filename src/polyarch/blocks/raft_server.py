@@ -12,7 +12,7 @@ from typing import Any, Literal
 from polyarch.blocks.raft_log import Entry, Log, Snapshot
 from polyarch.blocks.raft_safeguards import Safeguards
 from polyarch.blocks.replicas import NotLeader, Replica, StateMachine
-from polyarch.core.errors import Refused, Timeout
+from polyarch.core.errors import Timeout
 from polyarch.core.records import Record
 from polyarch.core.tasks import Future
 
@@ -170,14 +170,7 @@ class RaftServer(Replica):
         while self.last_applied < self.commit_index:
             self.last_applied += 1
             command = self.log[self.last_applied].command
-            answer = self.waiting.pop(self.last_applied, None)
-            try:
-                result = None if command is None else self.machine.apply(command)
-                if answer is not None:
-                    answer.set(result)
-            except Refused as refusal:  # the same on all servers
-                if answer is not None:
-                    answer.fail(refusal)
+            self.machine.answer(command, self.waiting.pop(self.last_applied, None))
         if self.last_applied - self.log.snapshot.index >= self.snapshot_every:
             self.compact()
 

@@ -20,6 +20,7 @@ from polyarch.core.errors import Failure, Refused, Timeout, Unreachable
 from polyarch.core.messages import rpc
 from polyarch.core.node import Node
 from polyarch.core.records import Record
+from polyarch.core.tasks import Future
 from polyarch.jobs.kv import KeyValue, Value
 
 __all__ = [
@@ -129,6 +130,17 @@ class StateMachine:
                 session.results.pop(sequence, None)
             session.oldest = max(session.oldest, command.oldest)
         return session.results[command.sequence]
+
+    def answer(self, command: Command | None, waiting: Future[Any] | None) -> None:
+        """Apply what all have agreed on (None: nothing), and tell who waits for it, if somebody does."""
+        try:
+            result = None if command is None else self.apply(command)
+        except Refused as refusal:  # the same on all replicas
+            if waiting is not None:
+                waiting.fail(refusal)
+        else:
+            if waiting is not None:
+                waiting.set(result)
 
     def execute(self, command: Command) -> bool | None:
         """What the command does."""

@@ -257,15 +257,7 @@ class Shipper(Member):
         while self.applied < self.committed:
             self.applied += 1
             command = self.log.entries[self.applied].command
-            answer = self.waiting.pop(self.applied, None)
-            try:
-                result = None if command is None else self.machine.apply(command)
-            except Failure as failure:
-                if answer is not None:
-                    answer.fail(failure)
-            else:
-                if answer is not None:
-                    answer.set(result)
+            self.machine.answer(command, self.waiting.pop(self.applied, None))
 
     async def enter(self, command: Command) -> Result:
         """Put a client's command into the log, and wait until it is committed."""
