@@ -33,6 +33,7 @@ class Rpc(Architecture):
 
     name = "rpc-benchmark"
     family = "benchmark"
+    jobs = ()
 
     def build(self, system: System) -> None:
         server = Echo()
