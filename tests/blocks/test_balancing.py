@@ -40,6 +40,18 @@ def test_every_policy_picks_one_that_is_usable(policy: str, count: int, data: st
         assert balance.pick(usable, load, key) in usable
 
 
+@pytest.mark.parametrize("policy", ["round_robin", "weighted"])
+def test_a_second_try_does_not_change_whose_turn_it_is(policy: str) -> None:
+    balance = made(policy, ("bad", "good"))
+    load = {"bad": 0, "good": 0}
+    tries = [balance.pick(("bad", "good"), load, "")]
+    for _ in range(9):
+        if tries[-1] == "bad":
+            assert balance.pick(("good",), load, "") == "good"
+        tries.append(balance.pick(("bad", "good"), load, ""))
+    assert Counter(tries) == {"bad": 5, "good": 5}
+
+
 def test_weighted_round_robin_is_smooth() -> None:
     balance = WeightedRoundRobin(Random(1), {"a": 5})
     balance.members(ABC)

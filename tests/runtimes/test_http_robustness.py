@@ -897,7 +897,7 @@ def test_who_fails_twice_in_a_row_is_left_alone_until_a_trial_and_retries_end_wi
         # 10 retries are saved up, and each of the 40 requests brings a tenth of one.
         assert 12 <= busy[0] + good[0] - 40 <= 14
         assert found[:10] == [200] * 10
-        assert found.count(503) == 40 - good[0] > 10
+        assert found.count(503) == 40 - good[0] >= 6
 
     patient = {"failures": 2, "shun_seconds": 0.3}
     assert switch(breaker, counted(bad, b""), counted(good, OK), tmp_path=tmp_path, **patient) == []

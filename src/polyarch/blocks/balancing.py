@@ -76,10 +76,16 @@ class RoundRobin(Balancer):
     """One after the other."""
 
     turn = 0
+    detour = 0
+    """The turn among those that are left where some are ill, full, or were tried for this request."""
 
     def pick(self, usable: Sequence[str], load: Mapping[str, int], key: str) -> str:
-        self.turn += 1
-        return usable[self.turn % len(usable)]
+        if len(usable) == len(self.backends):
+            self.turn += 1
+            return usable[self.turn % len(usable)]
+        # Else two servers, one of which refuses, would give that one the first try of every request.
+        self.detour += 1
+        return usable[self.detour % len(usable)]
 
 
 class WeightedRoundRobin(Balancer):
