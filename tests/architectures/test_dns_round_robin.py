@@ -12,6 +12,7 @@ import pytest
 
 from polyarch.architectures.dns_round_robin import SERVICE, DnsRoundRobin, NoNames, Resolver
 from polyarch.core import DnsQuery, Failure, Unreachable, settle
+from polyarch.experiment.compare import Pace, compare
 from polyarch.experiment.run import Question, run
 from polyarch.jobs.compute import ComputeJob
 from polyarch.laws.dns import ChosenByDns
@@ -303,6 +304,20 @@ def test_live_an_answer_that_does_not_fit_into_a_datagram_is_asked_for_again_by_
             return len({record.node for record in reply.answers}), await x.client.increment(1)
 
         assert session.perform(experiment) == (40, 2)
+
+
+def test_a_comparison_tells_who_is_replaced_after_the_ttl_from_who_is_not() -> None:
+    """With one domain all requests go to one server, until the TTL ends."""
+    questions = [Question(DnsRoundRobin(domains=1, ttl=1, **more), ComputeJob(), rate=60.0)  # type: ignore[arg-type]
+                 for more in ({}, {"check": 0.0}, {"stale": 60.0})]  # fmt: skip
+    pace = Pace(rounds=1, saturation=0.05, clients=1, steady=0.2, window=0.3, replicas=1)
+    cards = compare(questions, pace).blast_radius
+    assert [(c.role, c.single_point_of_failure) for c in cards] == [
+        ("server", False), ("names", True), ("resolver", True),
+        ("server", True), ("names", False), ("resolver", True),  # nobody looks, nor is kept down for longer
+        ("server", False), ("names", False), ("resolver", True),
+    ]  # fmt: skip
+    assert 0.3 < cards[0].recovery_s < 1.6 < cards[1].recovery_s  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,10 @@ SERVICE = f"_http._tcp.compute.{ZONE}"
 """What clients ask for, as SRV records: a host and a port (RFC 2782)."""
 
 
+PATIENCE = 0.5
+"""Seconds after which the name server takes a server that does not answer for dead."""
+
+
 class NoSuchName(Refused, code="no-such-name"):
     """The DNS knows no server for the name."""
 
@@ -104,7 +108,7 @@ class NameServer(Dns):
     async def check(self, server: str) -> None:
         """Any answer will do."""
         try:
-            await self.at(server, Http, timeout=0.5).http(Request("GET", "/"))
+            await self.at(server, Http, timeout=PATIENCE).http(Request("GET", "/"))
             self.down.pop(server, None)
         except Failure:
             self.down[server] = None
@@ -274,6 +278,11 @@ class DnsRoundRobin(Architecture):
         0.5, "how often the name server looks which servers are there; 0: never", least=0, unit="s"
     )
     connections: int = parameter(1000, "most requests under way in a server; more are refused", least=1)
+
+    @property
+    def takeover(self) -> float:
+        # Noticed, at the latest, when the next look has got no answer; named until that answer's TTL ends.
+        return self.check + PATIENCE + self.ttl if self.check else 0.0
 
     def build(self, system: System) -> None:
         server = EventLoopServer(connections=self.connections)

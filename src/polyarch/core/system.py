@@ -380,6 +380,13 @@ class Architecture(Parameterised, abc.ABC):
         trusted): ``polyarch check`` does not do them at random, unless they are asked for by name."""
         return ()
 
+    @property
+    def takeover(self) -> float:
+        """Seconds after which others have taken over from a process that has died, with these parameters, if
+        that is a matter of waiting (a TTL, a lease): comparisons keep one down for longer than that, and so
+        tell what fails for a while from what fails until it is back."""
+        return 0.0
+
     def unfit(self, job: type) -> str | None:
         """Why it cannot do a job with these parameters, though it offers it; None: it can."""
         return None

@@ -35,7 +35,7 @@ from polyarch.runtimes.sim.kernel import no_collector
 __all__ = ["Outage", "Pace", "compare"]
 
 _LONGEST = 30.0
-"""Virtual seconds in which something is saturated, at most (about)."""
+"""Seconds in which something is saturated, on ``sim``, and in which others may take over, at most (about)."""
 _MORE = 1.2
 """So many times what the clients of a closed loop get, an open loop does not carry if they saturate."""
 _SLOWER = 1.5
@@ -61,6 +61,8 @@ class Pace:
     """Down that long a second time, if operations only waited: did they wait for this process?"""
     kills: bool = True
     """Whether to kill at all."""
+    takeover: float = 0.0
+    """From a kill until others have taken over, if they ever do: judged is what fails from then on."""
     replicas: int = 1
     """How many processes of a role are killed, one after another; the card is of the costliest."""
 
@@ -79,6 +81,15 @@ class Pace:
             return self
         few = min(self.replicas, 2)
         return dataclasses.replace(self, down=down, window=2 * down, long=1.5 * down, replicas=few)
+
+    def for_takeover(self, seconds: float) -> Pace:
+        """The same for a system in which others take over after so many seconds."""
+        down = 1.2 * seconds + self.down
+        if not 0 < seconds <= _LONGEST or down <= self.down:
+            return self
+        few, long = min(self.replicas, 2), max(self.long, down)
+        window = down + self.window
+        return dataclasses.replace(self, takeover=seconds, down=down, window=window, long=long, replicas=few)
 
 
 def compare(questions: Sequence[Question], pace: Pace) -> Comparison:
@@ -124,6 +135,7 @@ def _compare(questions: Sequence[Question], pace: Pace) -> Comparison:
         for i, trial in enumerate(trials):
             usual = {name: latency.max * 1e-3 for name, latency in latency_of(steady[i])[1].items()}
             own = pace.for_slow(max(usual.values(), default=0.0))
+            own = own.for_takeover(trial.question.architecture.takeover)
             for role in trial.system.roles.values() if pace.kills else ():
                 names = role.process_names()[: own.replicas]
                 cards.append(max((_kill(trial, role.name, n, own, usual) for n in names), key=_damage))
@@ -258,6 +270,8 @@ class Outage:
     """Codes of refusals that are proper answers."""
     usual: dict[str, float]
     """The longest time that each kind of operation took when nothing was broken."""
+    takeover: float = 0.0
+    """Seconds after the kill in which others were to take over."""
 
     def succeeded(self, done: Done) -> bool:
         return done.outcome == "ok" or done.code in self.answers
@@ -282,11 +296,11 @@ class Outage:
 
     @property
     def dead(self) -> list[str]:
-        """Kinds of operation of which none succeeded before the process was back.  One that began so late
-        that it would have ended after that anyway shows nothing."""
+        """Kinds of operation of which none succeeded before the process was back, after others were to take
+        over from it.  One that began so late that it would have ended after that anyway shows nothing."""
         kinds: dict[str, list[bool]] = {}
         for d in self.hit:
-            if self.kill <= d.intended < self.restart - self.usual.get(d.name, 0.0):
+            if self.kill + self.takeover <= d.intended < self.restart - self.usual.get(d.name, 0.0):
                 kinds.setdefault(d.name, []).append(self.succeeded(d) and d.end <= self.restart)
         return sorted(name for name, succeeded in kinds.items() if not any(succeeded))
 
@@ -321,7 +335,7 @@ def _kill(trial: Trial, role: str, process: str, pace: Pace, usual: dict[str, fl
         single_point_of_failure=bool(dead),
         window_s=pace.window,
         rate_per_s=rate,
-        detail=_detail(bad, dead, up),
+        detail=f"down for {pace.down:.2g} s; {_detail(bad, dead, up)}",
     )
 
 
@@ -353,7 +367,8 @@ def _outage(
     result = trial.perform(experiment)
     history = trial.history(result.first)
     hit = sorted((d for d in history if d.end >= times["kill"]), key=lambda d: d.intended)
-    outage = Outage(times["kill"], times["restart"], hit, trial.question.job.answers, usual)
+    answers = trial.question.job.answers
+    outage = Outage(times["kill"], times["restart"], hit, answers, usual, pace.takeover)
     return outage, times["up"] - times["restart"]
 
 

@@ -244,7 +244,8 @@ class BlastRadius(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Seconds from the kill until operations succeeded, and as fast as before; 0: none failed or stalled;
     ``null``: not in the window."""
     single_point_of_failure: bool
-    """Whether some kind of operation did not succeed at all until the process was back."""
+    """Whether some kind of operation did not succeed at all until the process was back; of an architecture
+    in which others take over after a time that it states (``Architecture.takeover``): after that time."""
     window_s: float | None = None
     """Seconds that were watched after the kill."""
     rate_per_s: float | None = None
