@@ -10,7 +10,7 @@ from typing import Any
 import dnslib
 import pytest
 
-from polyarch.architectures.dns_round_robin import SERVICE, DnsRoundRobin, NoNames, Resolver
+from polyarch.architectures.dns_round_robin import SERVICE, ZONE, DnsRoundRobin, NoNames, Resolver
 from polyarch.core import DnsQuery, Failure, Unreachable, settle
 from polyarch.experiment.compare import Pace, compare
 from polyarch.experiment.run import Question, run
@@ -189,6 +189,14 @@ def test_live_a_name_server_and_a_resolver_answer_other_peoples_questions(live: 
     assert sorted(firsts) == ["server-0", "server-1", "server-2"]
     assert dnslib.RCODE[asked(live, "names-0", "no.polyarch.test", "A").header.rcode] == "NXDOMAIN"
     assert dnslib.RCODE[asked(live, "names-0", "example.org", "A").header.rcode] == "REFUSED"
+    for tcp in (False, True):  # nobody gets the whole zone
+        answer = asked(live, "names-0", ZONE, "AXFR", tcp=tcp)
+        assert (dnslib.RCODE[answer.header.rcode], answer.rr) == ("REFUSED", [])
+    future = dnslib.DNSRecord.question(SERVICE, "SRV")
+    future.add_ar(dnslib.EDNS0(version=1, udp_len=1232))
+    reply = dnslib.DNSRecord.parse(future.send("127.0.0.1", port(live, "names-0"), timeout=10))
+    (option,) = reply.ar
+    assert (reply.rr, option.ttl >> 24, option.ttl >> 16 & 255) == ([], 1, 0), "BADVERS, and our version"
     remembered = [asked(live, "resolver-0", SERVICE, "SRV") for _ in range(2)]
     assert [(a.header.aa, a.header.ra) for a in remembered] == [(0, 1)] * 2
     assert remembered[0].rr == remembered[1].rr

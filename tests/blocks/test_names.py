@@ -80,7 +80,15 @@ def test_no_is_remembered_and_failures_and_ttls_of_zero_are_not() -> None:
     absent, refused = DnsQuery("no.example", "A"), DnsQuery("elsewhere", "A")
     for query in absent, refused:
         cache.put(query, www.answer(query), 0.0)
-    assert cache.get(absent, 59.0).code == "NXDOMAIN"  # type: ignore[union-attr]
+    left = cache.get(absent, 58.5)
+    assert left is not None
+    assert (left.code, [record.ttl for record in left.authority]) == ("NXDOMAIN", [2])
+    assert cache.get(absent, 60.0) is None
+    # The SOA may live longer than "no" may be remembered (RFC 2308).
+    soa = DnsRecord("example", "SOA", 3600, "ns.example hostmaster.example 1 3600 600 86400 5")
+    cache.put(absent, DnsReply("NXDOMAIN", (), (soa,)), 100.0)
+    assert cache.get(absent, 104.9) is not None
+    assert cache.get(absent, 105.0) is None
     assert cache.get(refused, 0.0) is None
     query = DnsQuery(SERVICE)
     cache.put(query, zone(ttl=0).answer(query), 0.0)

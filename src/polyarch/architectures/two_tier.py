@@ -29,6 +29,10 @@ of the server carries, per second, from 64 users (0.5 ms, fast clients, 10 us a 
     d          5.0           89         303         386      6.2       270     2,858
     e          2.8           88         202         286      3.2       136    16,468
 
+Where one overtakes another (median lookup, 50 operations/s; `polyarch compare kv two_tier:split={a,b,c,d,e}
+--vary latency=0.1ms,1ms,10ms,100ms`): with clients as fast as the server e is best up to 0.13 ms, then b and
+c; with clients 10 times slower a up to 5.6 ms, 50 times slower a up to 38 ms, and then b.
+
 A terminal (a) is for clients that can do nothing, near their server, and its server does everything.  Forms
 (b, c) are for links that are slow, as they cross them once; checks on the client save a crossing for each
 form that is wrong.  A fat client (d) crosses the link for every row, one after another, and is for near

@@ -105,8 +105,8 @@ class Cache:
         self.kept: dict[tuple[str, str], _Kept] = {}
 
     def put(self, query: DnsQuery, reply: DnsReply, now: float) -> None:
-        """Remember an answer: its least TTL counts, of "no" the SOA's.  Failures are not remembered."""
-        ttls = [record.ttl for record in (reply.answers or reply.authority)]
+        """Remember an answer: its least TTL counts.  Failures are not remembered."""
+        ttls = [record.ttl for record in reply.answers] or list(map(_of_no, reply.authority))
         if reply.code in ("NOERROR", "NXDOMAIN") and ttls and min(ttls) > 0:
             self.kept[canonical(query.name), query.kind] = _Kept(reply, now, min(ttls))
 
@@ -127,9 +127,18 @@ class Cache:
         return self.told(kept, 1)
 
     def told(self, kept: _Kept, ttl: int) -> DnsReply:
-        answers = tuple(msgspec.structs.replace(record, ttl=ttl) for record in kept.reply.answers)
+        answers, authority = (
+            tuple(msgspec.structs.replace(record, ttl=ttl) for record in records)
+            for records in (kept.reply.answers, kept.reply.authority)
+        )
         if self.rotate and len(answers) > 1:
             kept.turn += 1
             first = kept.turn % len(answers)
             answers = answers[first:] + answers[:first]
-        return DnsReply(kept.reply.code, answers, kept.reply.authority, False)
+        return DnsReply(kept.reply.code, answers, authority, False)
+
+
+def _of_no(record: DnsRecord) -> int:
+    """How long "no" may be remembered: the TTL of the SOA that comes with it, or the last figure of that if
+    it is less (RFC 2308, section 5)."""
+    return min(record.ttl, int(record.value.split()[-1])) if record.kind == "SOA" else 0

@@ -36,6 +36,8 @@ CONNECTIONS = 200
 """Most of them at a time."""
 UNREAD = 1 << 18
 """Bytes of answers that a client may leave unread before its connection is cut."""
+_TRANSFERS = (dnslib.QTYPE.AXFR, dnslib.QTYPE.IXFR)
+"""Whole zones are not given away (RFC 5936)."""
 COSTS = 65001
 """EDNS option for local use (RFC 6891): of a question its depth, of an answer what it has cost."""
 _secret = random.SystemRandom()
@@ -368,8 +370,14 @@ class DnsServer:
             code = "NOTIMP"
         elif len(request.questions) != 1:
             code = "FORMERR"
-        elif request.q.qclass != dnslib.CLASS.IN:
+        elif request.q.qclass != dnslib.CLASS.IN or request.q.qtype in _TRANSFERS:
             code = "REFUSED"
+        options = [extra for extra in request.ar if extra.rtype == dnslib.QTYPE.OPT]
+        if len(options) > 1:
+            code = "FORMERR"
+        elif options and options[0].ttl >> 16 & 255:
+            respond(_bad_version(request))
+            return
         if code:
             respond(pack_reply(request, DnsReply(code), {}))
             return
@@ -390,6 +398,13 @@ class DnsServer:
 def _malformed(data: bytes) -> dnslib.DNSRecord:
     message = dnslib.DNSRecord(dnslib.DNSHeader(id=int.from_bytes(data[:2], "big"), qr=1))
     message.header.rcode = dnslib.RCODE.FORMERR
+    return message
+
+
+def _bad_version(request: dnslib.DNSRecord) -> dnslib.DNSRecord:
+    """BADVERS: there is no other version of EDNS here than 0 (RFC 6891, section 6.1.3)."""
+    message = request.reply(ra=0, aa=0)
+    message.add_ar(dnslib.EDNS0(udp_len=EDNS_LIMIT, ext_rcode=1))
     return message
 
 
