@@ -24,8 +24,10 @@ async def formed(
     """Return when a verdict holds (``x``: an ``Experimenter``); ``x.lacking`` says meanwhile why it does not.
     ``joining``: seconds until the last peer begins to join; ``period``: of its upkeep.  To look at everybody
     is work, so that there are the fewer looks the longer it takes."""
+    if joining > 10.0:
+        await x.sleep(max(0.0, joining - x.now))  # not before
     begun = x.now
-    limit = joining + _LONGEST + _ROUNDS * period
+    limit = max(0.0, joining - x.now) + _LONGEST + _ROUNDS * period
     while not (seen := await look(x)).holds:
         x.lacking = f"{seen.name}? {seen.detail}"
         waited = x.now - begun

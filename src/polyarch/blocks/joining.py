@@ -3,9 +3,7 @@ away joins through anybody."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from polyarch.blocks.overlay import NotAMember, Participant
+from polyarch.blocks.overlay import NotAMember, Participant, place_in
 from polyarch.core.errors import Failure
 from polyarch.core.tasks import settle
 from polyarch.jobs.lookup import Member
@@ -40,25 +38,28 @@ class Joining(Participant):
         """Be in the overlay: spawned when the peer starts."""
         if self.restarted:
             return await self.recover()
-        before = self.addresses[: self.addresses.index(self.address)]
+        before = place_in(self.addresses, self.address)
         if before:
-            await self.sleep(self.arrival * len(before))
+            await self.sleep(self.arrival * before)
             await self.join_through(before)
         else:
             self.create()
 
     async def recover(self) -> None:
         """Come back: after a restart, or when all that this peer knew have died at once."""
-        others = [a for a in self.addresses if a != self.address]
         while not self.is_member():
-            if not await self.join_through(others, tries=8) and await self.is_first():
+            if not await self.join_through(len(self.addresses), tries=8) and await self.is_first():
                 self.create()
 
-    async def join_through(self, others: Sequence[str], tries: int | None = None) -> bool:
-        """Join through any of these, as soon as one answers; False after so many that did not."""
+    async def join_through(self, first: int, tries: int | None = None) -> bool:
+        """Join through any other one of the ``first`` so many of ``addresses``, as soon as one answers; False
+        after so many that did not."""
+        me = place_in(self.addresses, self.address)
+        others = first - (me < first)
         while others and not self.is_member() and tries != 0:
+            i = self.random.below(others)
             try:
-                await self.join(self.random.choice(others))
+                await self.join(self.addresses[i + (i >= me)])
             except Failure:
                 await self.sleep(self.random.between(0.1, 0.5))
                 tries = None if tries is None else tries - 1
@@ -66,7 +67,7 @@ class Joining(Participant):
 
     async def is_first(self) -> bool:
         """Whether there is no overlay any more, and nobody before us who would create one."""
-        me = self.addresses.index(self.address)
+        me = place_in(self.addresses, self.address)
         others = [a for a in self.addresses if a != self.address]
         for at in range(0, len(others), 256):
             asked = (self.at(a, Participant).whoami() for a in others[at : at + 256])

@@ -12,7 +12,7 @@ from typing import Any
 from polyarch.blocks.broadcast import SPREAD, Teller, spread_of
 from polyarch.blocks.forming import formed
 from polyarch.blocks.graphs import clustering, components
-from polyarch.blocks.overlay import NotAMember
+from polyarch.blocks.overlay import NotAMember, place_in
 from polyarch.core.errors import Failure
 from polyarch.core.messages import rpc
 from polyarch.core.system import Architecture, Verdict, parameter
@@ -111,15 +111,6 @@ class ViewKeeper(Teller):
     @abc.abstractmethod
     async def leave(self) -> None:
         """Leave in good order: tell whom it concerns, and forget all neighbours."""
-
-
-def place_in(addresses: Sequence[str], address: str) -> int:
-    """The place of an address among others.  A role's addresses end with it, so that 100,000 peers need not
-    search through 100,000 addresses each."""
-    number = address.rpartition("-")[2]
-    if number.isdecimal() and int(number) < len(addresses) and addresses[int(number)] == address:
-        return int(number)
-    return addresses.index(address)
 
 
 async def views_of(x: Any, addresses: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -7,7 +7,7 @@ systems", Middleware 2001, section 2.1 (after Plaxton, Rajaraman, Richa, SPAA 19
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from math import inf
@@ -257,12 +257,18 @@ class Near(Generic[P]):
 
     def put(self, peer: P, distance: float) -> None:
         """Take a node, if there is room or it is nearer than one of them."""
-        if peer not in self.peers:
-            self.distances[peer.id] = distance
-            near = sorted((*self.peers, peer), key=lambda p: self.distances.get(p.id, inf))
-            self.peers = tuple(near[: self.most])
-            if len(near) > self.most:
-                self.distances.pop(near[-1].id, None)
+        full = len(self.peers) == self.most
+        if peer in self.peers or (full and distance >= self.far(self.peers[-1])):
+            return
+        if full:
+            self.distances.pop(self.peers[-1].id, None)
+        at = bisect_right(self.peers, distance, key=self.far)
+        self.peers = (*self.peers[:at], peer, *self.peers[at : self.most - 1])
+        self.distances[peer.id] = distance
+
+    def far(self, peer: P) -> float:
+        """How far away one of them is; infinitely, if it was not measured."""
+        return self.distances.get(peer.id, inf)
 
     def discard(self, peer: P) -> bool:
         """Without this one; whether it was there."""
