@@ -16,7 +16,7 @@ from polyarch.blocks.key_routing import MOST_HOPS, Found, NoRoute, stretch
 from polyarch.blocks.overlay import NotAMember, Peer
 from polyarch.blocks.prefix import LeafSet, digit, gap, prefix_ranges, shared
 from polyarch.blocks.ring import identifier
-from polyarch.core import BadArguments, Failure, Verdict, settle
+from polyarch.core import BadArguments, Failure, Verdict, gather, settle
 from polyarch.experiment.laws import check
 from polyarch.jobs.lookup import Holder
 from polyarch.laws.pastry import Adjacent, Hops, State
@@ -348,19 +348,23 @@ def test_five_thousand_peers_need_little_and_a_fifth_may_fail() -> None:
 
 
 @pytest.mark.local
-def test_live_peers_answer_while_a_quarter_is_killed() -> None:
+def test_live_peers_answer_and_keep_values_while_a_quarter_is_killed() -> None:
     overlay = PastryOverlay(nodes=12)
+    keys = [f"key-{i}" for i in range(20)]
     with open_session("local", overlay, seed=1) as session:
 
-        async def experiment(x: Experimenter) -> list[Any]:
+        async def experiment(x: Experimenter) -> tuple[list[Any], list[Any]]:
             await overlay.ready(x)
-            for address in peers(0, 3):
+            await gather(*(x.client.put(key, key) for key in keys))
+            for address in peers(0, 3):  # no three of which are neighbours: they hold no key alone
                 await x.control.crash(address)
             for _ in range(20):  # on a busy machine who is late is taken for dead, for a while
                 answers = wrong(await lookups(x, 100), peers(3, 12))
                 if not answers:
                     break
                 await x.sleep(0.5)
-            return answers
+            return answers, await gather(*(x.client.get(key) for key in keys))
 
-        assert not session.perform(experiment)
+        answers, values = session.perform(experiment)
+    assert not answers
+    assert values == keys

@@ -16,7 +16,8 @@ from polyarch.core.tasks import settle
 from polyarch.jobs.lookup import Census, Directory, Holder, Member, NotFound, Rule, place_of
 
 __all__ = [
-    "TALLY", "NotAMember", "OverlayClient", "Participant", "Peer", "Standing", "figures", "place_in", "ring_of",
+    "TALLY", "NotAMember", "OverlayClient", "Participant", "Peer", "Standing", "figures", "place_in",
+    "ring_of",
 ]  # fmt: skip
 
 TALLY = {
