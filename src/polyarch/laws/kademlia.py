@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import cache
 from itertools import islice
@@ -26,7 +27,6 @@ from polyarch.experiment.laws import (
     Tell,
     at_least,
     exactly,
-    relative,
     spread_out,
     within,
 )
@@ -174,7 +174,8 @@ class GreedySteps(Law):
         "from peer to peer, each chosen at random; each step goes to the closest contact that the peer names "
         "in answer to FIND_NODE.  The listed means hold for k independent draws, of which some are the same "
         "contact; with k different ones, which is what peers have, walks are 0.04 to 0.06 shorter.  "
-        "Means of settings that are not listed: from an independent simulation"
+        "Means of settings that are not listed: from an independent simulation; the slope too, where the "
+        "smallest network has fewer than 12 k peers"
     )
     seeds = 2
     k: int = parameter(8, "contacts in a bucket", least=1, most=100)
@@ -191,6 +192,11 @@ class GreedySteps(Law):
     long = ({"k": 1}, {"k": 8}, {"k": 20})
     means = {1: (4.93, 6.59, 8.24), 8: (2.43, 3.18, 3.93), 20: (1.97, 2.57, 3.15)}
 
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        if self.largest < 1.5 * self.smallest:
+            raise ValueError(f"--largest {self.largest}: a slope needs 1.5 times --smallest {self.smallest}")
+
     @property
     def sizes(self) -> list[int]:
         sizes = [self.smallest]
@@ -199,9 +205,12 @@ class GreedySteps(Law):
         return [*sizes, self.largest] if self.largest > sizes[-1] else sizes
 
     def expected(self) -> dict[str, Expected]:
-        slope = 1 / (math.log(2) * bits_gained(self.k))
-        # The mean moves a little with the fraction of log2 N, the more so the larger k is.
         spread = math.log(self.largest / self.smallest)
+        slope = 1 / (math.log(2) * bits_gained(self.k))
+        if self.smallest < 12 * self.k:  # there most know nearly all: the formula is for many more peers
+            ends = (greedy_hops(n, self.k, self.different) for n in (self.largest, self.smallest))
+            slope = (next(ends) - next(ends)) / spread
+        # The mean moves a little with the fraction of log2 N, the more so the larger k is.
         noise = 0.012 + 4 / math.sqrt(self.lookups)
         expected = {"slope per ln N": within(slope, max(0.03 * slope, noise / spread))}
         for n in self.sizes:
@@ -230,11 +239,12 @@ class GreedySteps(Law):
 
 
 @cache
-def iterative_cost(n: int, k: int, alpha: int, lookups: int = 600) -> tuple[float, float]:
-    """Mean messages and rounds of lookups in strict batches of alpha, until the k closest were asked."""
+def iterative_cost(n: int, k: int, alpha: int, lookups: int = 900) -> tuple[float, float]:
+    """Mean messages of lookups that keep alpha questions on the way, until the k closest were asked; and in
+    how many times of a question and its answer."""
     random = Random(2).fork(f"iterative {n} {k} {alpha}")
     asked_in_all = rounds = 0
-    networks = 3
+    networks = 3 if n > 100 else 30
     for _ in range(networks):
         trie = Trie(sorted({random.below(1 << BITS) for _ in range(n)}))
         tables: dict[int, list[int]] = {}
@@ -247,10 +257,18 @@ def iterative_cost(n: int, k: int, alpha: int, lookups: int = 600) -> tuple[floa
         for _ in range(lookups // networks):
             start, key = random.choice(trie.ids), random.below(1 << BITS)
             heard, asked = {start, *known(start, key)}, {start}
-            while batch := [id for id in sorted(heard, key=lambda i: i ^ key)[:k] if id not in asked][:alpha]:
-                rounds += 1
-                asked.update(batch)
-                heard.update(*(known(id, key) for id in batch))
+            under_way: deque[tuple[int, int]] = deque()
+            now = 0
+            while True:
+                closest = (id for id in sorted(heard, key=lambda i: i ^ key)[:k] if id not in asked)
+                for id in islice(closest, alpha - len(under_way)):
+                    asked.add(id)
+                    under_way.append((now + 1, id))
+                if not under_way:
+                    break
+                now, id = under_way.popleft()
+                heard.update(known(id, key))
+            rounds += now
             asked_in_all += len(asked) - 1
     return asked_in_all / lookups, rounds / lookups
 
@@ -306,12 +324,15 @@ class LookupCost(Law):
     def expected(self) -> dict[str, Expected]:
         setting = (self.n, self.k, self.alpha)
         rpcs, rounds = self.published.get(setting) or iterative_cost(*setting)
+        # Lookups vary by a question or so, and few peers from network to network.
+        noise = 3.5 * 1.2 / math.sqrt(self.lookups) if self.lookups < 600 else 0.0
+        noise += 1 / math.sqrt(self.n) if self.n < 100 else 0.0
         return {
             "success": exactly(1.0),
-            "rpcs": relative(rpcs, 0.1),
-            "rounds": relative(rounds, 0.1),
+            "rpcs": within(rpcs, 0.1 * rpcs + noise),
+            "rounds": within(rounds, 0.1 * rounds + noise),
             "success, with it": exactly(1.0),
-            "rpcs, with it": relative(rpcs, 0.1),
+            "rpcs, with it": within(rpcs, 0.1 * rpcs + noise),
         }
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:

@@ -98,8 +98,10 @@ def routes(n: int, b: int, leaves: int, count: int = 40_000) -> Counter[int]:
             at, target, steps = random.below(n), random.below(n), 0
             while at != target:
                 steps += 1
-                if min((target - at) % n, (at - target) % n) <= half:
-                    break  # a leaf
+                # Leaves are on the side on which they are nearer.
+                up = (ids[target] - ids[at]) % (1 << BITS) <= 1 << (BITS - 1)
+                if ((target - at) if up else (at - target)) % n <= half:
+                    break
                 # All whose first digits are the target's, up to the first one in which it differs.
                 digits = 1 + (BITS - (ids[at] ^ ids[target]).bit_length()) // b
                 shift = BITS - digits * b
@@ -107,6 +109,12 @@ def routes(n: int, b: int, leaves: int, count: int = 40_000) -> Counter[int]:
                 at = first + random.below(bisect_left(ids, ((ids[target] >> shift) + 1) << shift) - first)
             hops[steps] += 1
     return hops
+
+
+def mean_route(n: int) -> float:
+    """The mean of ``routes`` with the paper's settings."""
+    drawn = routes(n, 4, 16)
+    return sum(hops * count for hops, count in drawn.items()) / drawn.total()
 
 
 def _hops(job: tuple[int, int, int, int, int]) -> Counter[int]:
@@ -133,7 +141,8 @@ class Hops(Law):
     certainty = "quoted from the paper + reproduced by reference simulation"
     note = (
         "the bound of 0.001 on longer routes is for the listed N; at others, such as N = 4096 (log16 N is"
-        " 3), more routes have one hop more, as many as in an independent simulation"
+        " 3), more routes have one hop more, as many as in an independent simulation.  The mean is below"
+        " log_2^b N unless nearly all are one or two hops away"
     )
     seeds = 2
     n: int = parameter(10_000, "peers", least=16, most=200_000)
@@ -150,13 +159,15 @@ class Hops(Law):
         total = sum(drawn.values())
         mean = self.published[self.n] if known else sum(h * c for h, c in drawn.items()) / total
         above = 0.0 if known else sum(c for h, c in drawn.items() if h > self.ceiling) / total
-        noise = max(0.04, 3.3 / math.sqrt(self.pairs))
-        slack = 0.001 if known else 0.006 + 3.3 * math.sqrt(above / self.pairs)
-        return {
-            "mean": within(mean, noise),
-            "mean, below log_2^b N by": at_least(-0.05),
-            "share above ceil(log_2^b N)": between(max(0.0, above - slack), above + slack, above),
-        }
+        error = 3.5 * 0.7 / math.sqrt(self.pairs)
+        slack = 0.001
+        if not known:  # rings differ, small ones more
+            slack += 0.2 / self.n + 0.1 * above + 3.5 * math.sqrt((above + 1e-4) / self.pairs)
+        wanted = {"mean": within(mean, max(0.04, error) + (0.0 if known else 0.5 / self.n))}
+        if known or (mean < self.log and self.log >= 2):
+            wanted["mean, below log_2^b N by"] = at_least(-0.05)
+        wanted["share above ceil(log_2^b N)"] = between(max(0.0, above - slack), above + slack, above)
+        return wanted
 
     @property
     def log(self) -> float:
@@ -271,12 +282,13 @@ class HopsAfterFailures(Law):
     certainty = "quoted from the paper"
     note = (
         "ratios are checked: absolute values depend on how keys and hops are counted (2.94 here).  "
-        "Without repair the detours are shorter than the paper's: 1.03, as with |M| = 32 two nodes of the"
-        " neighbourhood set have the digit of a failed entry of the first row (table 1: the rare case "
+        "Without repair we disagree with the paper: 1.03, where the list wants 1.084 +-0.04; checked is only "
+        "that it is above 1 and below 1.124.  Detours are shorter here, as with |M| = 32 two nodes of the "
+        "neighbourhood set have the digit of a failed entry of the first row (table 1: the rare case "
         "looks into L, R and M); 1.06 was measured with |M| = 1.  A node forgets a dead one that it ran "
         "into; hops to dead ones are not counted"
     )
-    seeds = 1
+    seeds = 2
     n: int = parameter(5000, "peers", least=200, most=50_000)
     fraction: float = parameter(0.1, "of them fail", least=0.01, most=0.3)
     neighbours: int = parameter(32, "|M|", least=1, most=64)
@@ -287,10 +299,15 @@ class HopsAfterFailures(Law):
     def expected(self) -> dict[str, Expected]:
         slack = 0.4 * self.fraction + 3 / math.sqrt(self.lookups)
         most = 1 + 0.84 * self.fraction  # every tenth of the table's hops is one more
+        # Fewer peers need fewer hops; among 5000 the detours are longer than that.
+        fewer = mean_route(round(self.n * (1 - self.fraction))) / mean_route(self.n)
+        listed = (self.n, self.fraction) == (5000, 0.1)
         return {
-            "without repair / before": between(1.0, most + slack, most),
-            "with repair / before": within(1 + 0.04 * self.fraction, slack),
-            "without - with": at_least(0.0),
+            "without repair / before": between(1.0 if listed else fewer - slack, most + slack, most),
+            "with repair / before": between(
+                min(fewer, 1 + 0.04 * self.fraction) - slack, 1 + 0.04 * self.fraction + slack, 1.004
+            ),
+            "without - with": at_least(0.0 if listed else -3.5 / math.sqrt(self.lookups)),
         }
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
@@ -318,15 +335,20 @@ class RepairCost(Law):
         " was found is asked whether it lives, which also measures how near it is, comes on top: the "
         "figure pings.  With them it is 142 for each failed peer after 40,000 lookups and 202 after 100,000 "
         "(one seed each), which is not within a factor of 2 of 57: this way of counting was chosen after "
-        "that had been seen"
+        "that had been seen.  At other N a failed peer is known to |L| nodes as a leaf and to about as many "
+        "by their routing tables as a table has entries; each asks once to three times for another one"
     )
-    seeds = 1
+    seeds = 2
     n: int = parameter(5000, "peers", least=200, most=50_000)
     fraction: float = parameter(0.1, "of them fail", least=0.01, most=0.3)
     lookups: int = parameter(60_000, "before, after, and between", least=2000, most=1_000_000)
 
     def expected(self) -> dict[str, Expected]:
-        return {"requests": between(57 / 2, 57 * 2, 57)}
+        if (self.n, self.fraction) == (5000, 0.1):
+            return {"requests": between(57 / 2, 57 * 2, 57)}
+        known = 16 + sum(15 * -math.expm1(-self.n / 16 ** (row + 1)) for row in range(BITS // 4))
+        found = self.lookups / self.seeds >= 4 * self.n  # who is not asked for anything is not missed
+        return {"requests": between(known / 3 if found else 0.0, 3 * known)}
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
         (told,) = failures(self.n, self.fraction, 32, self.lookups, (True,), seeds, tell)
@@ -353,8 +375,11 @@ class Adjacent(Law):
     listed = ({"killed": 7}, {"killed": 8})
 
     def expected(self) -> dict[str, Expected]:
-        wrong = exactly(0) if self.killed < self.leaves // 2 else at_least(1)
-        return {"failed or wrong": wrong}
+        if self.killed < self.leaves // 2:
+            return {"failed or wrong": exactly(0)}
+        # Few places and few lookups may show nothing.
+        enough = self.places * self.seeds >= 20 and self.lookups >= 500
+        return {"failed or wrong": at_least(1 if enough else 0)}
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
         jobs = [(self.killed, self.leaves, self.places, self.lookups, seed) for seed in seeds]
@@ -452,10 +477,12 @@ class State(Law):
         shares = [self.share(row) for row in range(BITS // self.b)]
         variance = sum(columns * s * (1 - s) for s in shares)
         noise = 3.5 * math.sqrt(variance / self.tables)
-        return {
-            "(2^b - 1) * rows": exactly(columns * sum(s >= 0.5 for s in shares)),
-            "entries": within(columns * sum(shares), noise),
-        }
+        # A row that is just about half filled may count or not.
+        doubt = 3.5 * 0.5 / math.sqrt(columns * self.tables)
+        surely = columns * sum(s >= 0.5 + doubt for s in shares)
+        perhaps = columns * sum(s >= 0.5 - doubt for s in shares)
+        rows = exactly(surely) if surely == perhaps else between(surely, perhaps)
+        return {"(2^b - 1) * rows": rows, "entries": within(columns * sum(shares), noise)}
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
         rows: Counter[int] = Counter()
