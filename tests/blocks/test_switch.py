@@ -283,6 +283,18 @@ def test_a_server_that_comes_back_has_the_requests_of_its_kind_again() -> None:
     perform("random", test, backends=("server-0", "server-1"), branches=branches)
 
 
+def test_who_waits_for_a_server_gets_it_from_requests_of_another_kind_too() -> None:
+    async def test(x: Experimenter, switch: Switch) -> None:
+        begin = x.now
+        slow = x.spawn(switch.http(Request("POST", "/", b"1")))
+        await x.sleep(0.1)
+        assert (await switch.http(Request("POST", "/sort"))).status == 200
+        assert x.now - begin < 1.1
+        await slow
+
+    perform("random", test, backends=("server-0",), branches=(Branch(("server-0",), path="/sort"),), most=1)
+
+
 def test_a_server_that_does_not_answer_is_not_asked_again_whether_it_is_there() -> None:
     async def test(x: Experimenter, switch: Switch) -> None:
         await x.control.pause("server-0")

@@ -362,7 +362,9 @@ class Switch(Http):
             pool.waiting.popleft().set(backend)
             return
         self.under_way[backend] -= 1
-        self.let_in(pool)
+        if self.most:
+            for waited_for in self.all_pools():  # a server may have requests of several kinds
+                self.let_in(waited_for)
 
     def let_in(self, pool: _Pool) -> None:
         """As many of those in line as there is room for."""
