@@ -86,6 +86,10 @@ def test_connections_go_round_and_a_dead_server_costs_none_of_them(local: Any, t
             await switch.change([at_a])
             await asyncio.sleep(0.2)
             assert {await name_of(switch) for _ in range(10)} == {b"a"}
+            switch.settings.weights = {at_a: -1.0}
+            await switch.change([nobody])  # makes no sense: all stays as it was
+            await asyncio.sleep(0.1)
+            assert await name_of(switch) == b"a"
         finally:
             await switch.kill()
             a.close()

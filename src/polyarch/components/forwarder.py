@@ -15,6 +15,7 @@ handed on as a reset: a response that breaks off must not look like one that has
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -121,6 +122,12 @@ class Forwarder:
         self.draining = 0.0
         self.now = time.monotonic()
         self.epoll = select.epoll()
+        self.orders: list[int] = []
+        """Signals that have come: they are followed between two events, and not in the middle of one."""
+        self.bell, self.rope = socket.socketpair()
+        for sock in (self.bell, self.rope):
+            sock.setblocking(False)
+        self.epoll.register(self.bell, select.EPOLLIN)
         self.configure(settings)
         host, _, port = settings.listen.rpartition(":")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -134,18 +141,19 @@ class Forwarder:
         self.accept_more(True)
 
     def configure(self, settings: Settings) -> None:
-        """At first, and when the servers change."""
+        """At first, and when the servers change; all of it or, if it makes no sense (ValueError), nothing."""
+        chooses = balancer(
+            settings.policy, Random(time.monotonic_ns()), settings.weights, choices=settings.choices,
+            bound=settings.bound,
+        )  # fmt: skip
+        chooses.members(settings.backends)
+        self.balancer = chooses
         self.settings = settings
         self.backends = tuple(settings.backends)
         self.most = settings.most
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if files != resource.RLIM_INFINITY:
             self.most = max(1, min(self.most, (files - SPARE - len(self.backends)) // 2))
-        self.balancer = balancer(
-            settings.policy, Random(time.monotonic_ns()), settings.weights, choices=settings.choices,
-            bound=settings.bound,
-        )  # fmt: skip
-        self.balancer.members(self.backends)
         for backend in self.backends:
             self.load.setdefault(backend, 0)
         self.load = {b: n for b, n in self.load.items() if n or b in self.backends}
@@ -157,6 +165,17 @@ class Forwarder:
                 self.configure(msgspec.json.decode(self.file.read_bytes(), type=Settings))
             except (OSError, ValueError, msgspec.MsgspecError) as error:
                 sys.stderr.write(f"the settings stay as they were: {error}\n")
+
+    def follow_orders(self) -> None:
+        """SIGHUP: look at the settings again; others: end."""
+        with contextlib.suppress(BlockingIOError):
+            self.bell.recv(100)
+        orders, self.orders = self.orders, []
+        for order in orders:
+            if order == signal.SIGHUP:
+                self.reload()
+            else:
+                self.drain()
 
     def drain(self) -> None:
         """Let nobody in, and end with the last connection."""
@@ -171,6 +190,7 @@ class Forwarder:
         """Until drained."""
         next_look = 0.0
         listener, ends, poll = self.listener.fileno(), self.ends, self.epoll.poll
+        bell = self.bell.fileno()
         while not self.draining or (self.ends and self.now < self.draining):
             events = poll(0.1)
             self.now = now = time.monotonic()
@@ -181,6 +201,8 @@ class Forwarder:
                         self.accept()
                     elif fd in self.checks:
                         self.checked(fd)
+                    elif fd == bell:
+                        self.follow_orders()
                     continue
                 if event & _WRITE:
                     self.writable(end)
@@ -520,16 +542,13 @@ def main(path: str) -> None:
             break
         children.append(child)
     forwarder = Forwarder(settings, file)
-    asked: list[int] = []
 
     def tell(number: int, _: object) -> None:
         for child in children:
             os.kill(child, number)
-        asked.append(number)
-        if number == signal.SIGHUP:
-            forwarder.reload()
-        else:
-            forwarder.drain()
+        forwarder.orders.append(number)
+        with contextlib.suppress(BlockingIOError):  # it rings already
+            forwarder.rope.send(b"!")
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, tell)
