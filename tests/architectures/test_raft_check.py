@@ -36,8 +36,14 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 """With which a safeguard matters, where it does not always."""
 BUSY = ("stick_to_leader", "lease_ends", "confirm_before_read")
 """Those without which a read may be too old for a moment: many clients want one key."""
-FIRST = {"change_in_own_term": 600}
-"""The seed with which a search begins that is long; all others begin with 0."""
+FIRST = {
+    "commit_own_term": 40,
+    "stick_to_leader": 60,
+    "lease_ends": 60,
+    "keep_log_after_snapshot": 110,
+    "change_in_own_term": 610,
+}
+"""The seed with which a search begins that was long when it was made; all others begin with 0."""
 SEEDS = 250
 """Seeds in which each violation is found."""
 NOTICED = ("keep_log_after_snapshot",)
