@@ -5,8 +5,10 @@ simulator, each in a process of its own:
 
 1. **Size.**  Build the overlay directly (`formation converged`); ask `--lookups` lookups, every one of which
    must be right; crash a fifth of all peers at once; ask again at once; let the upkeep repair for two of its
-   rounds, and on until a thousand lookups in a row are right; and ask as often as before.  A line
-   a + b log2 N is fitted to the hops, the messages and the processor time of a lookup.
+   rounds, and on until a thousand lookups in a row are right; and ask as often as before.  Kademlia has no
+   rounds: what nobody asks about is repaired by an hourly refresh.  Up to `--refresh` peers that hour is
+   measured too, and how many of all contacts were dead before and after it.  A line a + b log2 N is fitted
+   to the hops, the messages and the processor time of a lookup.
 2. **Formation.**  Join one by one, and build directly: the same state in the end?  What did it cost?
 3. **Lost keys.**  Values with 1 and 3 replicas: how many are lost, and how many are stale, when a fraction of
    the peers crashes at once; and while peers come and go all the time (churn), in good order or by a crash.
@@ -16,6 +18,7 @@ simulator, each in a process of its own:
 Times are processor times of one core.  Upkeep runs during all of it; the record has all parameters.
 
     python benchmarks/overlays.py [--json FILE|-] [--quick] [--overlays chord,…] [--sizes 100,1000,…]
+                                  [--lookups N] [--refresh N]
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from typing import Any
 import numpy as np
 
 from common import arguments, emit, environment
+from polyarch.architectures.kademlia import Kademlia
 from polyarch.blocks.overlay import Participant
 from polyarch.core import Architecture, Failure, Refused, settle
 from polyarch.experiment.catalogue import architecture as named
@@ -107,7 +111,7 @@ def right(answers: list[tuple[int, Holder | Failure]], truth: Responsible) -> fl
 # -- size ---------------------------------------------------------------------------------------------------
 
 
-def size(name: str, nodes: int, lookups: int) -> Result:
+def size(name: str, nodes: int, lookups: int, refresh: bool) -> Result:
     clock = Clock()
     gc.collect()
     empty = resident()
@@ -162,10 +166,33 @@ def size(name: str, nodes: int, lookups: int) -> Result:
     result["repair_virtual_s"] = session.perform(repair)
     result["repair_s"] = clock.read()
     asked(truth, "repaired")
+    period = overlay.values.get("refresh", 0.0)
+    if period and refresh:
+        result["dead_before_refresh"] = session.perform(dead)
+        handled = kernel.events
+        clock.read()
+        session.perform(lambda x: _wait(x, 1.1 * period))
+        result["refresh_s"] = clock.read()
+        result["refresh_events"] = kernel.events - handled
+        result["dead_after_refresh"] = session.perform(dead)
+        asked(truth, "refreshed")
     if kernel.bugs:
         raise RuntimeError(kernel.bugs[0])
     result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     return result
+
+
+async def _wait(x: Experimenter, seconds: float) -> None:
+    await x.sleep(seconds)
+
+
+async def dead(x: Experimenter) -> float:
+    """The share of dead contacts among those of the peers that live."""
+    members = {m.address for m in (await x.client.census()).members}
+    some = sorted(members)[:: max(1, len(members) // 256)]
+    told = [t for t in await settle(*(x.at(a, Kademlia).contacts() for a in some)) if isinstance(t, tuple)]
+    known = [n.address for contacts in told for n in contacts]
+    return sum(a not in members for a in known) / max(1, len(known))
 
 
 def resident() -> float:
@@ -372,7 +399,7 @@ def measured(name: str, options: argparse.Namespace) -> Result:
     few = options.quick
     record: Result = {"sizes": {}, "lost": [], "churn": []}
     for n in sizes:
-        found = alone("size", name, n, options.lookups)
+        found = alone("size", name, n, options.lookups, n <= options.refresh)
         found |= alone("messages", name, n, 300 if n <= 10_000 else 100)
         record["sizes"][n] = found
     if len(sizes) > 2:
@@ -396,6 +423,7 @@ def main() -> int:
     parser.add_argument("--overlays", default=",".join(n for n in OVERLAYS if n in architectures()))
     parser.add_argument("--sizes", help="peers; default 100,1000,10000,100000")
     parser.add_argument("--lookups", type=int, help="default 100,000")
+    parser.add_argument("--refresh", type=int, default=10_000, help="peers whose refresh is measured at most")
     parser.add_argument("--experiment", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.experiment:
@@ -424,6 +452,13 @@ def report(options: argparse.Namespace, records: dict[str, Result]) -> int:
             rows.append(
                 (name, f"{int(n):,} peers: right", f"{right}, {found['repaired_right']:.3%} repaired")
             )
+            if "refresh_s" in found:
+                text = f"{found['refresh_s']:.1f} s; dead contacts {found['dead_before_refresh']:.1%}, "
+                text += f"then {found['dead_after_refresh']:.1%}; timeouts of a lookup "
+                text += f"{found['repaired_timeouts']:.2f}, then {found['refreshed_timeouts']:.2f}"
+                rows.append((name, f"{int(n):,} peers: an hour's refresh", text))
+            elif found["parameters"].get("refresh"):
+                rows.append((name, f"{int(n):,} peers: an hour's refresh", "not run"))
             wrong += [f"{name}, {n}: {s} {found[s + '_s']:.0f} s" for s in steps if found[s + "_s"] > LIMIT_S]
             wrong += [f"{name}, {n}: {found['peak_mb']:.0f} MB"] if found["peak_mb"] > LIMIT_MB else []
             for label in ("lookups", "repaired"):

@@ -68,6 +68,7 @@ from polyarch.experiment import catalogue
         ("run pastry --keep-alive 0", "--keep-alive 0: joining needs it"),
         ("run hyparview --active 2", "an integer of at least 3"),
         ("run scamp --lease 0.01", "--lease 0.01: subscribing takes up to 0.5 s"),
+        ("check chord kv --replicas 10", "--replicas 10: with --successors 8"),
         ("run kademlia kv --k 2", "kademlia: --replicas 3: with --k 2"),
         ("run raft --trace /nowhere", "'/nowhere' is not there"),
         ("run raft --trace /tmp", "'/tmp' is a folder"),

@@ -73,6 +73,8 @@ class Setting:
             Named.of(self.architecture, self.architecture.values),
             Named.of(self.job, self.job.values),
         )
+        if why := self.architecture.unfit(type(self.job)):
+            raise ValueError(why)
         self.system = System()
         self.architecture.build(self.system)
         self.roles = {role.name: role.process_names() for role in self.system.roles.values()}
