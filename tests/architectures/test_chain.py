@@ -38,18 +38,6 @@ def test_live_servers_survive_the_kills_of_head_and_tail() -> None:
     assert [v for v in verdicts if not v.holds] == []
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_any_number_of_servers_answers(size: int) -> None:
-    session = session_of(Chain(servers=size))
-
-    async def experiment(x: Experimenter) -> Any:
-        await x.client.put("a", 1)
-        swapped = [await x.client.compare_and_set("a", 1, 2) for _ in range(2)]
-        return await x.client.get("a"), await x.client.get("b"), swapped
-
-    assert session.perform(experiment) == (2, None, [True, False])
-
-
 @pytest.mark.parametrize("victim", ALL)
 def test_the_chain_goes_on_without_any_server_and_takes_it_in_again(victim: str) -> None:
     """Section 3.1: failure of the head, of the tail, and of others; extending a chain."""

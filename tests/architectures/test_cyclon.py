@@ -263,25 +263,6 @@ def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
     assert nodes_of(session)["peer-0"].made == before
 
 
-@pytest.mark.parametrize("victims", [peers(10)[4:5], peers(10)])
-def test_who_has_crashed_is_a_member_again_even_if_all_have(victims: list[str]) -> None:
-    overlay = CyclonOverlay(nodes=10)
-    session = SimSession(overlay, seed=9)
-
-    async def experiment(x: Experimenter) -> int:
-        await overlay.ready(x)
-        await x.sleep(5)
-        for victim in victims:
-            await x.control.crash(victim)
-        for victim in victims:
-            await x.control.restart(victim)
-        await x.sleep(15)
-        return len(components(both_ways(await views_of(x, peers(10)))[:10]))
-
-    assert session.perform(experiment) == 1
-    assert all(node.neighbours() for node in nodes_of(session).values())
-
-
 @pytest.mark.parametrize(
     ("law", "setting"),
     [(Traffic, {"n": 200, "c": 12, "l": 5}), (Degrees, {"n": 200, "c": 7, "l": 3, "cycles": 20})],

@@ -43,18 +43,6 @@ def test_live_servers_survive_the_kills_of_two() -> None:
     assert [v for v in verdicts if not v.holds] == []
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
-def test_any_number_of_servers_agrees(size: int) -> None:
-    session = session_of(MultiPaxos(servers=size))
-
-    async def experiment(x: Experimenter) -> Any:
-        await x.client.put("a", 1)
-        swapped = [await x.client.compare_and_set("a", 1, 2) for _ in range(2)]
-        return await x.client.get("a"), await x.client.get("b"), swapped
-
-    assert session.perform(experiment) == (2, None, [True, False])
-
-
 def test_a_stable_leader_needs_one_round_trip_and_no_first_phase() -> None:
     """Two message delays at the proposer, four from the client's request to its answer."""
     architecture = MultiPaxos()
@@ -195,25 +183,6 @@ def test_a_gap_in_the_log_is_filled_with_a_no_op() -> None:
 def test_less_than_a_majority_chooses_two_commands_for_a_slot() -> None:
     few = MultiPaxos(servers=4, without="majority")
     assert any(chaos(few, seed=s, most=3).fails("linearizable") for s in range(8))
-
-
-def test_what_is_acknowledged_is_on_disk() -> None:
-    def all_crash(without: str = "") -> Any:
-        session = session_of(MultiPaxos(without=without), seed=1)
-
-        async def experiment(x: Experimenter) -> Any:
-            await x.client.put("a", 1)
-            names = list(nodes_of(session))
-            for name in names:
-                await x.control.crash(name)
-            for name in names:
-                await x.control.restart(name)
-            return await x.client.get("a")
-
-        return session.perform(experiment)
-
-    assert all_crash() == 1
-    assert all_crash(without="sync_before_answer") is None
 
 
 def test_a_deposed_leader_does_not_answer_reads() -> None:

@@ -36,18 +36,6 @@ def test_live_servers_survive_the_kills_of_two() -> None:
     assert [v for v in verdicts if not v.holds] == []
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
-def test_any_number_of_servers_agrees(size: int) -> None:
-    session = session_of(Paxos(servers=size))
-
-    async def experiment(x: Experimenter) -> Any:
-        await x.client.put("a", 1)
-        swapped = [await x.client.compare_and_set("a", 1, 2) for _ in range(2)]
-        return await x.client.get("a"), await x.client.get("b"), swapped
-
-    assert session.perform(experiment) == (2, None, [True, False])
-
-
 def test_the_crash_of_a_server_interrupts_nobody_who_asks_another() -> None:
     session = session_of(Paxos())
 

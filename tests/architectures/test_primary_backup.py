@@ -57,18 +57,6 @@ def test_live_servers_survive_the_kill_of_their_primary() -> None:
     assert [v for v in verdicts if not v.holds] == []
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_any_number_of_servers_answers(size: int) -> None:
-    session = session_of(PrimaryBackup(servers=size))
-
-    async def experiment(x: Experimenter) -> Any:
-        await x.client.put("a", 1)
-        swapped = [await x.client.compare_and_set("a", 1, 2) for _ in range(2)]
-        return await x.client.get("a"), await x.client.get("b"), swapped
-
-    assert session.perform(experiment) == (2, None, [True, False])
-
-
 def test_one_server_after_another_takes_over_and_those_that_return_become_backups() -> None:
     session = session_of(PrimaryBackup(), seed=4)
 

@@ -54,18 +54,6 @@ def test_live_servers_survive_the_kills_of_two() -> None:
     assert [v for v in verdicts if not v.holds and v.name != LINEARIZABLE] == []
 
 
-@pytest.mark.parametrize(("servers", "n", "r", "w"), [(1, 1, 1, 1), (3, 3, 3, 1), (3, 3, 1, 3), (7, 5, 3, 3)])
-def test_any_sizes_answer(servers: int, n: int, r: int, w: int) -> None:
-    session = session_of(Quorum(servers=servers, n=n, r=r, w=w))
-
-    async def experiment(x: Experimenter) -> Any:
-        await x.client.put("a", 1)
-        swapped = [await x.client.compare_and_set("a", 1, 2) for _ in range(2)]
-        return await x.client.get("a"), await x.client.get("b"), swapped
-
-    assert session.perform(experiment) == (2, None, [True, False])
-
-
 @pytest.mark.parametrize("wrong", [{"r": 4}, {"w": 4}, {"n": 6}])
 def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at most N"):
@@ -245,25 +233,6 @@ def test_sloppy_quorums_give_stale_reads() -> None:
     assert read_on_the_other_side(False) == (True, ["old"])
     assert read_on_the_other_side(True) == (False, ["old"])
     assert FRESH in Quorum(sloppy=True).disclaims
-
-
-def test_what_is_acknowledged_is_on_disk() -> None:
-    def all_crash(without: str = "") -> Any:
-        session = session_of(Quorum(without=without))
-
-        async def experiment(x: Experimenter) -> Any:
-            await x.client.put("a", 1)
-            names = list(nodes_of(session))
-            for name in names:
-                await x.control.crash(name)
-            for name in names:
-                await x.control.restart(name)
-            return await x.client.get("a")
-
-        return session.perform(experiment)
-
-    assert all_crash() == 1
-    assert all_crash(without="sync_before_answer") is None
 
 
 def test_a_writers_count_never_comes_twice() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import raft_chaos as chaos
+from kv_chaos import load
 
 from polyarch.architectures.raft import LEADER, Raft, RaftStore
 from polyarch.blocks.replicas import REGISTER, Command, NotLeader, SessionExpired, StateMachine
@@ -112,18 +113,6 @@ def test_without_a_majority_nothing_is_answered_and_nothing_is_said_to_be_certai
     assert isinstance(get, Failure)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
-def test_any_number_of_servers_elects_a_leader_and_answers(size: int) -> None:
-    session = session_of(servers=size)
-
-    async def experiment(x: Experimenter) -> Any:
-        await x.client.put("a", 1)
-        swapped = [await x.client.compare_and_set("a", 1, 2) for _ in range(2)]
-        return await x.client.get("a"), await x.client.get("b"), swapped
-
-    assert session.perform(experiment) == (2, None, [True, False])
-
-
 @pytest.mark.local
 def test_live_servers_survive_the_kill_of_their_leader() -> None:
     architecture, job = RaftStore(election_timeout=0.2, snapshot_every=500), Kv(keys=10)
@@ -131,30 +120,15 @@ def test_live_servers_survive_the_kill_of_their_leader() -> None:
 
         async def experiment(x: Experimenter) -> list[Done]:
             await architecture.ready(x)
-            visits, history, until = job.visits(x.random.fork("load")), [], x.now + 3.0
-
-            async def client(number: int) -> None:
-                while x.now < until:
-                    (operation,), start = next(visits), x.now
-                    value, outcome = None, "ok"
-                    try:
-                        value = await getattr(x.client, operation.name)(*operation.arguments)
-                    except Failure as failure:
-                        outcome = "fail" if failure.definite else "info"
-                    history.append(
-                        Done(number, operation.name, operation.arguments, start, start, x.now, outcome, value)
-                    )
-
-            async def mischief() -> None:
-                for _ in range(2):
-                    await x.sleep(0.8)
-                    status = await settle(*(x.at(f"server-{i}", Raft).status() for i in range(5)))
-                    leader = f"server-{[getattr(s, 'role', 'dead') for s in status].index(LEADER)}"
-                    await x.control.crash(leader)
-                    await x.sleep(0.8)
-                    await x.control.restart(leader)
-
-            await settle(mischief(), *map(client, range(8)))
+            loading = x.spawn(load(x, job, 8, x.now + 3.0))
+            for _ in range(2):
+                await x.sleep(0.8)
+                status = await settle(*(x.at(f"server-{i}", Raft).status() for i in range(5)))
+                leader = f"server-{[getattr(s, 'role', 'dead') for s in status].index(LEADER)}"
+                await x.control.crash(leader)
+                await x.sleep(0.8)
+                await x.control.restart(leader)
+            history: list[Done] = await loading
             return history
 
         history = session.perform(experiment)

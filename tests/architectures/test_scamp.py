@@ -218,25 +218,6 @@ def test_a_small_overlay_hears_everything(nodes: int) -> None:
     assert session.perform(experiment) == nodes
 
 
-@pytest.mark.parametrize("victims", [peers(10)[4:5], peers(10)])
-def test_who_has_crashed_is_a_member_again_even_if_all_have(victims: list[str]) -> None:
-    overlay = ScampOverlay(nodes=10)
-    session = SimSession(overlay, seed=6)
-
-    async def experiment(x: Experimenter) -> int:
-        await overlay.ready(x)
-        await x.sleep(5)
-        for victim in victims:
-            await x.control.crash(victim)
-        for victim in victims:
-            await x.control.restart(victim)
-        await x.sleep(20)
-        return len(components(both_ways(await views_of(x, peers(10)))))
-
-    assert session.perform(experiment) == 1
-    assert all(node.neighbours() for node in nodes_of(session).values())
-
-
 def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
     with pytest.raises(ValueError, match="additional"):
         ScampOverlay(additional=-1)
