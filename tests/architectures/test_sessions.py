@@ -11,7 +11,8 @@ from polyarch.architectures.session_store import SessionStore, Store
 from polyarch.architectures.signed_cookies import SignedCookies
 from polyarch.architectures.soft_state import SoftState
 from polyarch.architectures.stateful_servers import StatefulServers
-from polyarch.blocks.sessions import Forged, Session, SessionServer, Signer
+from polyarch.blocks.sessions import Session, SessionServer
+from polyarch.blocks.signing import Forged, Signer
 from polyarch.blocks.switch import Switch
 from polyarch.core import (
     Architecture,
@@ -71,6 +72,14 @@ def test_without_faults_everything_that_was_answered_is_kept(architecture: Any) 
     assert record.holds
     assert kept(record)
     assert record.operations.ok == record.operations.attempted > 800
+
+
+def test_postgresql_keeps_sessions_as_well_as_our_own_store() -> None:
+    record = ran(SessionStore(store="postgresql"), "crash:server-0@2-4", "crash:store-0@3-3.5")
+    assert record.holds
+    assert kept(record)
+    assert record.metrics["sessions_lost"] == 0
+    assert record.operations.ok > 700
 
 
 @pytest.mark.parametrize("architecture", LASTING)
@@ -147,6 +156,33 @@ def test_a_cookie_that_was_changed_is_refused_wherever_it_was_changed() -> None:
             assert isinstance(failure_of(response), Forged), other
 
     tried(SignedCookies(), test)
+
+
+@pytest.mark.parametrize(
+    ("idle", "parameters", "ends"),
+    [
+        (0.9, {"lifetime": 1.0}, False), (1.1, {"lifetime": 1.0}, True),
+        (0.9, {"rotate": 1.0}, False), (2.1, {"rotate": 1.0}, True), (60.0, {}, False),
+    ],
+)  # fmt: skip
+def test_what_was_signed_is_good_for_its_lifetime_and_as_long_as_its_key(
+    idle: float, parameters: dict[str, float], ends: bool
+) -> None:
+    async def test(x: Experimenter) -> Any:
+        await x.sleep(0.5)
+        for item in ("a book", "a pen"):
+            await x.client.add("u", item)
+            await x.sleep(idle if item == "a pen" else 0.6)  # used, it goes on
+        return (await settle(x.client.basket("u")))[0]
+
+    found = tried(SignedCookies(**parameters), test)  # type: ignore[arg-type]
+    assert isinstance(found, SessionLost) if ends else found == ("a book", "a pen")
+
+
+def test_nobody_meets_a_key_that_he_does_not_know_and_a_crash_of_the_keeper_changes_none() -> None:
+    # Each user changes a basket some four times a second: nobody is idle for a period of the keys.
+    record = ran(SignedCookies(rotate=1.5), "crash:keeper-0@1-1.2", "crash:server-0@2-2.5", rate=400.0)
+    assert record.operations.failed <= 3
 
 
 def test_soft_state_believes_no_copy_that_does_not_fit_its_signature() -> None:

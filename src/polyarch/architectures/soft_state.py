@@ -20,18 +20,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from polyarch.blocks.sessions import (
-    METRICS,
-    Browser,
-    KeyKeeper,
-    Session,
-    SessionServer,
-    observe_sessions,
-    signer,
-)
-from polyarch.blocks.switch import Policy, Switch
-from polyarch.core import Architecture, Refused, Request, Response, System, Verdict, parameter
-from polyarch.jobs.session import SessionJob
+from polyarch.blocks.sessions import Browser, Session, SessionServer, SessionServers
+from polyarch.blocks.signing import KeyKeeper, keys_of
+from polyarch.blocks.switch import Policy
+from polyarch.core import Refused, Request, Response, System, parameter
 
 __all__ = ["SoftBrowser", "SoftServer", "SoftState"]
 
@@ -48,7 +40,7 @@ class SoftServer(SessionServer):
     """Seconds after a request in which the session is remembered."""
 
     async def start(self) -> None:
-        self.signer = await signer(self, self.keeper)
+        self.signer = await keys_of(self, self.keeper)
         self.sessions: dict[str, Session] = {}
         self.until: dict[str, float] = {}
         self.every(self.lease / 4, self.forget)
@@ -109,34 +101,23 @@ class SoftBrowser(Browser):
             self.copies.pop(user, None)
 
 
-class SoftState(Architecture):
+class SoftState(SessionServers):
     """Servers that remember sessions for a lease, and browsers that can bring them back."""
 
     name = "soft_state"
     family = "client-server"
     source = "van Steen and Tanenbaum, Distributed Systems, 4th ed., section 3.4.1; Clark, SIGCOMM 1988"
-    jobs = (SessionJob,)
     claims = (
         "a crash of a server costs no session",
         "what users leave behind is forgotten when its lease is over",
     )
-    metrics = METRICS
 
-    servers: int = parameter(3, "servers behind the switch", least=1, most=1000)
     lease: float = parameter(5.0, "how long a session is remembered without a request", least=0.01, unit="s")
     sticky: Literal["address", "no"] = parameter("address", "by what a user gets the same server again")
-    seconds: float = parameter(0.0, "work of each request on a core", least=0, most=10, unit="s")
-    cores: int = parameter(1, "cores of each server's host, in a simulation", least=1)
 
     def build(self, system: System) -> None:
         keeper = KeyKeeper()
         system.role("keeper", keeper)
         server = SoftServer(keeper=keeper, seconds=self.seconds, lease=self.lease)
-        system.role("server", server, count=self.servers, cores=self.cores)
         policy: Policy = "rendezvous" if self.sticky == "address" else "round_robin"
-        switch = Switch(backends=system.addresses(server), policy=policy, affinity="header forwarded")
-        system.role("switch", switch)
-        system.clients(SoftBrowser(front=switch))
-
-    async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
-        return await observe_sessions(x, self.servers)
+        self.behind_a_switch(system, server, policy, browser=SoftBrowser)

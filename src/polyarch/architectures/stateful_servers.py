@@ -19,12 +19,12 @@ unless a lease ends them (``soft_state``).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from polyarch.blocks.sessions import METRICS, Browser, Session, SessionServer, observe_sessions
-from polyarch.blocks.switch import Policy, Switch
-from polyarch.core import Architecture, Request, System, Verdict, parameter
-from polyarch.jobs.session import NOTHING_LOST, SessionJob, SessionLost
+from polyarch.blocks.sessions import Session, SessionServer, SessionServers
+from polyarch.blocks.switch import Policy
+from polyarch.core import Request, System, parameter
+from polyarch.jobs.session import NOTHING_LOST, SessionLost
 
 __all__ = ["StatefulServer", "StatefulServers"]
 
@@ -57,25 +57,20 @@ class StatefulServer(SessionServer):
         return len(self.sessions)
 
 
-class StatefulServers(Architecture):
+class StatefulServers(SessionServers):
     """Servers that keep sessions in their memory, behind a switch that sends users to the same one."""
 
     name = "stateful_servers"
     family = "client-server"
     source = "van Steen and Tanenbaum, Distributed Systems, 4th ed., section 3.4.1"
-    jobs = (SessionJob,)
     claims = (
         "a session lives as long as its server, and as long as no server comes or goes",
         "a server is no single point of failure: its users may begin again",
     )
-    metrics = METRICS
 
-    servers: int = parameter(3, "servers behind the switch", least=1, most=1000)
     sticky: Literal["address", "cookie", "no"] = parameter(
         "address", "by what a user gets the same server again: a hash of where it is, or the switch's cookie"
     )
-    seconds: float = parameter(0.0, "work of each request on a core", least=0, most=10, unit="s")
-    cores: int = parameter(1, "cores of each server's host, in a simulation", least=1)
 
     @property
     def disclaims(self) -> tuple[str, ...]:
@@ -83,14 +78,5 @@ class StatefulServers(Architecture):
 
     def build(self, system: System) -> None:
         server = StatefulServer(seconds=self.seconds)
-        system.role("server", server, count=self.servers, cores=self.cores)
         policy: Policy = "rendezvous" if self.sticky == "address" else "round_robin"
-        switch = Switch(
-            backends=system.addresses(server), policy=policy, affinity="header forwarded",
-            sticky="server" if self.sticky == "cookie" else "",
-        )  # fmt: skip
-        system.role("switch", switch)
-        system.clients(Browser(front=switch))
-
-    async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
-        return await observe_sessions(x, self.servers)
+        self.behind_a_switch(system, server, policy, sticky="server" if self.sticky == "cookie" else "")

@@ -7,45 +7,31 @@ with each later request (RFC 6265).  In it is the session itself, or the name of
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
+from polyarch.blocks.switch import Policy, Switch
 from polyarch.core import (
+    Architecture,
     BadArguments,
     Failure,
     Future,
     Http,
-    Node,
-    Refused,
     Request,
     Response,
+    System,
     Verdict,
     gather,
+    parameter,
     rpc,
 )
 from polyarch.core.errors import UnknownMethod
 from polyarch.core.http import failure_of, failure_response
 from polyarch.core.records import Record
-from polyarch.jobs.session import SessionLost, Sessions
+from polyarch.jobs.session import SessionJob, SessionLost, Sessions
 
-__all__ = [
-    "METRICS",
-    "Browser",
-    "Forged",
-    "KeyKeeper",
-    "Seen",
-    "Session",
-    "SessionServer",
-    "Signer",
-    "observe_sessions",
-    "signer",
-]
-
-T = TypeVar("T")
+__all__ = ["Browser", "Seen", "Session", "SessionServer", "SessionServers"]
 
 
 class Session(Record):
@@ -57,10 +43,6 @@ class Session(Record):
     items: tuple[str, ...] = ()
     version: int = 0
     """How often it has changed."""
-
-
-class Forged(Refused, code="forged-cookie"):
-    """A cookie that no server of ours has made, or that was changed since."""
 
 
 # -- the server ---------------------------------------------------------------------------------------------
@@ -79,7 +61,7 @@ class SessionServer(Http):
         raise NotImplementedError
 
     async def find(self, token: str, request: Request) -> Session:
-        """The session of a token; ``SessionLost``, ``Forged``."""
+        """The session of a token; ``SessionLost``, or another failure of a token that is none."""
         raise NotImplementedError
 
     async def keep(self, token: str, session: Session) -> str:
@@ -256,72 +238,38 @@ class Browser(Sessions):
         self.cookies.get(user, {}).pop("session", None)
 
 
-METRICS = {
-    "sessions_begun": "sessions that users began, again too",
-    "sessions_lost": "sessions that a server was asked for and did not know (any more)",
-    "sessions_held": "sessions in the memory of the server that holds most, after the load",
-    "longest_cookie": "longest cookie that a browser sent, in bytes",
-}
-"""What ``observe_sessions`` measures: metrics of architectures."""
+# -- what the architectures have in common ------------------------------------------------------------------
 
 
-async def observe_sessions(x: Any, servers: int) -> tuple[dict[str, Any], list[Verdict]]:
-    """What browsers have seen, and what so many servers hold."""
-    seen = await x.client.seen()
-    held = await gather(*(x.at(f"server-{i}", SessionServer).held() for i in range(servers)))
-    figures = (seen.begun, seen.lost, max(held), seen.longest_cookie)
-    return dict(zip(METRICS, figures)), []
+class SessionServers(Architecture):
+    """What they have in common: servers behind a switch, and what is seen of them after the load."""
 
+    jobs = (SessionJob,)
+    metrics = {
+        "sessions_begun": "sessions that users began, again too",
+        "sessions_lost": "sessions that a server was asked for and did not know (any more)",
+        "sessions_held": "sessions in the memory of the server that holds most, after the load",
+        "longest_cookie": "longest cookie that a browser sent, in bytes",
+    }
 
-# -- signatures ---------------------------------------------------------------------------------------------
+    servers: int = parameter(3, "servers behind the switch", least=1, most=1000)
+    seconds: float = parameter(0.0, "work of each request on a core", least=0, most=10, unit="s")
+    cores: int = parameter(1, "cores of each server's host, in a simulation", least=1)
 
+    def behind_a_switch(
+        self, system: System, server: SessionServer, policy: Policy, *, browser: type[Browser] = Browser,
+        sticky: str = "",
+    ) -> None:  # fmt: skip
+        """Declare the servers, the switch, and the browsers."""
+        system.role("server", server, count=self.servers, cores=self.cores)
+        switch = Switch(
+            backends=system.addresses(server), policy=policy, affinity="header forwarded", sticky=sticky
+        )
+        system.role("switch", switch)
+        system.clients(browser(front=switch))
 
-class Signer:
-    """Signs what is given to browsers, so that it comes back as it was (HMAC-SHA256: RFC 2104)."""
-
-    def __init__(self, key: bytes) -> None:
-        self.key = key
-
-    def tag(self, text: str) -> str:
-        """What only who has the key can compute of a text."""
-        return _text(hmac.digest(self.key, text.encode(), hashlib.sha256))
-
-    def copy(self, session: Session) -> str:
-        """A session as a text for cookies and headers."""
-        return _text(msgspec.json.encode(session))
-
-    def read(self, copy: str, tag: str) -> Session:
-        """The session in a copy, if the tag is its own; ``Forged`` otherwise."""
-        # Compared in constant time, and before anything of it is believed.
-        if not hmac.compare_digest(self.tag(copy).encode(), tag.encode()):
-            raise Forged("the signature does not fit")
-        return msgspec.json.decode(urlsafe_b64decode(copy + "=" * (-len(copy) % 4)), type=Session)
-
-
-def _text(data: bytes) -> str:
-    return urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-class KeyKeeper(Node):
-    """Draws the key that all servers sign with, and tells it to those that start."""
-
-    async def start(self) -> None:
-        self.key = self.disk.get("key", bytes, b"")
-        if not self.key:
-            self.key = self.secret(32)
-            self.disk.put("key", self.key)
-            await self.disk.sync()
-
-    @rpc
-    async def signing_key(self) -> bytes:
-        """The key."""
-        return self.key
-
-
-async def signer(node: Node, keeper: KeyKeeper) -> Signer:
-    """A signer with the servers' key; waits for as long as the keeper is down."""
-    while True:
-        try:
-            return Signer(await keeper.signing_key())
-        except Failure:
-            await node.sleep(0.1)
+    async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
+        seen = await x.client.seen()
+        held = await gather(*(x.at(f"server-{i}", SessionServer).held() for i in range(self.servers)))
+        figures = (seen.begun, seen.lost, max(held), seen.longest_cookie)
+        return dict(zip(type(self).metrics, figures)), []
