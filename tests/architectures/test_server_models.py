@@ -197,8 +197,23 @@ def goodput(model: Architecture, patience: float = 0.5) -> float:
 def test_a_bounded_server_degrades_under_overload_and_one_without_a_bound_collapses() -> None:
     for bounded in SingleThreaded(), ThreadPerConnection(), ThreadPool(), EventLoop(connections=200):
         assert goodput(bounded) > 950, bounded.name
-    for unbounded in SingleThreaded(queue=10**9), ThreadPerConnection(threads=10_000):
+    for unbounded in SingleThreaded(queue=10**9, deadlines=False), ThreadPerConnection(threads=10_000):
         assert goodput(unbounded) < 200, unbounded.name
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        SingleThreaded(queue=10**9),
+        SingleThreaded(queue=10**9, order="fair"),
+        ThreadPool(queue=10**9),  # eight threads share a core: what is begun takes eight times as long
+        EventLoop(connections=10**9),
+    ],
+)
+def test_a_server_that_heeds_deadlines_does_not_collapse_however_long_its_queue_is(
+    model: Architecture,
+) -> None:
+    assert goodput(model) > 950
 
 
 def shares(model: Architecture) -> tuple[float, float]:
@@ -282,6 +297,25 @@ def test_more_work_than_a_minute_or_less_than_none_is_refused() -> None:
     on_sim(SingleThreaded(), experiment)
 
 
+@pytest.mark.parametrize("model", [SingleThreaded(), ThreadPool(threads=1), EventLoop()])
+def test_a_request_that_waits_longer_than_its_sender_is_not_begun(model: Architecture) -> None:
+    async def experiment(x: Experimenter, server: Any) -> None:
+        impatient = x.at("server-0", Server, timeout=0.5)
+        long, late, last = await settle(
+            server.increment(1, 1.0), impatient.increment(2, 0.1), server.increment(3, 0.1)
+        )
+        assert (long, last) == (2, 4)
+        assert isinstance(late, Timeout)
+        assert x.now == pytest.approx(1.1), "nothing was done for the second one"
+        tally = await server.tally()
+        assert (tally.refused, tally.late) == (1, 1)
+        # Not enough is left: it is refused as soon as that can be seen.
+        long, late = await settle(server.increment(1, 0.4), impatient.increment(2, 0.2))
+        assert isinstance(late, Overloaded)
+
+    on_sim(model, experiment)
+
+
 def test_a_request_that_nobody_waits_for_any_more_ends_and_the_next_is_served() -> None:
     async def experiment(x: Experimenter, server: Any) -> None:
         with pytest.raises(Timeout):
@@ -338,7 +372,7 @@ class Street(Architecture):
         first = SingleThreadedServer(queue=3)
         system.role("single", first)
         system.role("connection", ThreadPerConnectionServer())
-        system.role("pool", ThreadPoolServer(threads=4))
+        system.role("pool", ThreadPoolServer(threads=4, deadlines=True))
         system.role("event", EventLoopServer())
         system.role("helped", EventLoopServer(waiting="helper", helpers=4))
         system.clients(ComputeClient(front=first))
@@ -366,6 +400,16 @@ def test_live_threads_block_at_the_same_time_and_a_single_one_blocks_everybody()
         assert 0 < refused <= 8, "a bounded queue refuses; how many depends on when it looks"
         http = await x.client.add(1.0, 2.0)
         assert http == 3.0
+        # All threads are busy, and who waits behind them gives up.
+        pool, busy = x.at("pool-0", Server, timeout=20.0), x.at("pool-0", Http, timeout=0.05)
+        threads = [x.spawn(pool.block(0.3)) for _ in range(4)]
+        await x.sleep(0.05)
+        with pytest.raises(Timeout):
+            await busy.http(Request("GET", "/increment?value=1"))
+        await gather(*threads)
+        assert await pool.increment(1) == 2
+        tally = await pool.tally()
+        assert (tally.late, tally.refused) == (1, 1)
         return took
 
     with open_session("local", Street(), seed=1) as session:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import math
 import os
 import re
 import shutil
@@ -34,6 +35,7 @@ from polyarch.core.http import Http
 from polyarch.runtimes.local import http_client
 from polyarch.runtimes.local.http_client import HttpPool
 from polyarch.runtimes.local.http_connection import HttpConnection
+from polyarch.runtimes.local.http_links import patience
 from polyarch.runtimes.local.http_server import Handler, HttpServer, Limits, Respond
 from polyarch.runtimes.local.process import LocalProcess
 
@@ -505,6 +507,22 @@ def test_pipelined_requests_that_are_too_many_are_not_even_read_until_their_turn
     serve(main, held)
 
 
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"polyarch-patience": "0.25"}, 0.25),
+        ({"polyarch-patience": "1e9", "prefer": "wait=1"}, math.inf),
+        ({"prefer": "wait=10"}, 10.0),  # RFC 7240, 4.3
+        ({"prefer": "respond-async, Wait = 3; x=y"}, 3.0),
+        ({"prefer": "await=10"}, math.inf),
+        ({"prefer": "wait=-1"}, math.inf),
+        ({}, math.inf),
+    ],
+)
+def test_a_request_may_say_how_long_its_sender_waits(headers: dict[str, str], seconds: float) -> None:
+    assert patience(headers) == seconds
+
+
 @pytest.mark.parametrize("last", [200, 0], ids=["whole", "not whole"])
 def test_what_was_sent_before_a_client_closed_its_half_is_answered_and_then_we_close(last: int) -> None:
     first: list[Respond] = []
@@ -519,7 +537,9 @@ def test_what_was_sent_before_a_client_closed_its_half_is_answered_and_then_we_c
     connection = connected(handler, wire, body=60, slice=64)  # so that most of it is not parsed at once
     request = HOST + b"content-length: 60\r\n\r\n" + bytes(60)
     connection.data_received(request * 3 + request[: last or -1])
+    assert not first[0].gone
     assert connection.eof_received(), "we have still to answer"
+    assert first[0].gone, "most clients that have nothing to say any more do not listen either"
     first[0](200)
     assert statuses(bytes(wire.out)) == ([200] * 4 if last else [200] * 3)
     assert wire.ended

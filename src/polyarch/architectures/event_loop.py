@@ -48,7 +48,6 @@ class EventLoopServer(Server):
 
     async def start(self) -> None:
         await super().start()
-        self.open = 0
         self.events = Line(self, self.connections)
         self.calls = Line(self, self.connections)
         self.spawn(self.run())
@@ -57,9 +56,8 @@ class EventLoopServer(Server):
                 self.spawn(self.helper())
 
     def accept(self, request: Asked) -> None:
-        if self.open >= self.connections:
-            raise Overloaded(f"{self.open} connections are open already")
-        self.open += 1
+        if self.under_way >= self.connections:
+            raise Overloaded(f"{self.under_way} connections are open already")
         self.events.put(request)
 
     async def run(self) -> None:
@@ -79,7 +77,6 @@ class EventLoopServer(Server):
                     self.calls.put(request)
                     continue
                 await self.blocking_call(request.blocking)
-            self.open -= 1
             request.done.set(None)
 
     async def helper(self) -> None:
@@ -106,9 +103,12 @@ class EventLoop(Architecture):
     connections: int = parameter(1000, "most requests under way at a time; more are refused", least=1)
     waiting: Waiting = parameter("event", "how it waits: for events, by helper threads, or in its loop")
     helpers: int = parameter(8, "helper threads", least=1, most=10_000)
+    deadlines: bool = parameter(True, "requests whose answer would be too late are not begun")
 
     def build(self, system: System) -> None:
-        server = EventLoopServer(connections=self.connections, waiting=self.waiting, helpers=self.helpers)
+        server = EventLoopServer(
+            connections=self.connections, waiting=self.waiting, helpers=self.helpers, deadlines=self.deadlines
+        )
         system.role("server", server)  # one thread uses one core, however many there are
         system.clients(ComputeClient(front=server))
 

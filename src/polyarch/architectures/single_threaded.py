@@ -68,9 +68,10 @@ class SingleThreaded(Architecture):
 
     queue: int = parameter(100, "requests that may wait; more are refused", least=0)
     order: Order = parameter("fifo", "in which they are taken: as they came, or each client's in turn")
+    deadlines: bool = parameter(True, "requests whose answer would be too late are not begun")
 
     def build(self, system: System) -> None:
-        server = SingleThreadedServer(queue=self.queue, order=self.order)
+        server = SingleThreadedServer(queue=self.queue, order=self.order, deadlines=self.deadlines)
         system.role("server", server)  # one thread uses one core, however many there are
         system.clients(ComputeClient(front=server))
 

@@ -70,10 +70,13 @@ class ThreadPool(Architecture):
     threads: int = parameter(8, "threads of the pool", least=1, most=10_000)
     queue: int = parameter(100, "requests that may wait; more are refused", least=0)
     order: Order = parameter("fifo", "in which they are taken: as they came, or each client's in turn")
+    deadlines: bool = parameter(True, "requests whose answer would be too late are not begun")
     cores: int = parameter(1, "cores of the server's host, in a simulation", least=1)
 
     def build(self, system: System) -> None:
-        server = ThreadPoolServer(threads=self.threads, queue=self.queue, order=self.order)
+        server = ThreadPoolServer(
+            threads=self.threads, queue=self.queue, order=self.order, deadlines=self.deadlines
+        )
         system.role("server", server, cores=self.cores)
         system.clients(ComputeClient(front=server))
 

@@ -4,6 +4,12 @@ A model (``architectures/single_threaded.py``, ``thread_per_connection.py``, ``t
 ``event_loop.py``) says who does the work of a request and who waits in its blocking call.  All of them
 refuse a request at once that they have no place for: an answer of "not now" costs next to nothing, while a
 queue without an end makes everybody wait until nobody is there any more for whom the work would be done.
+
+Those who wait in a queue may give up meanwhile.  A request says how long its sender waits
+(``core/asker.py``); when its turn comes and the answer would be too late, it is not begun but refused
+(``deadlines``; the server learns how long requests take): otherwise a server with a long queue does, under
+overload, nothing but work that is thrown away.  What has begun is not interrupted, and a switch does not tell
+its servers that a client has gone: they know how long the switch waits.
 """
 
 from __future__ import annotations
@@ -14,16 +20,17 @@ from typing import Any, Literal
 from polyarch.blocks.fairness import jain
 from polyarch.blocks.relay import relaying
 from polyarch.core import (
+    Asker,
     BadArguments,
     Failure,
     Future,
     Http,
-    Node,
     Over,
     Overloaded,
     Record,
     Verdict,
     Web,
+    asker,
     rpc,
     settle,
 )
@@ -38,10 +45,14 @@ Order = Literal["fifo", "fair"]
 class Asked:
     """A request that is under way in a server."""
 
-    __slots__ = ("blocking", "client", "done", "step", "work")
+    __slots__ = ("asker", "begun", "blocking", "client", "done", "expired", "step", "work")
 
-    def __init__(self, done: Future[None], work: float, blocking: float, client: int) -> None:
+    def __init__(
+        self, done: Future[None], work: float, blocking: float, client: int, asker: Asker | None = None
+    ) -> None:
         self.done = done
+        self.asker = asker
+        """Who waits for it; None: that does not matter."""
         self.work = work
         """Seconds of a core that it needs."""
         self.blocking = blocking
@@ -49,12 +60,52 @@ class Asked:
         self.client = client
         self.step = 0
         """How far it has come, for a server that keeps this in mind for every request."""
+        self.begun: float | None = None
+        """When, by the server's clock."""
+        self.expired = False
+        """No time was left for it when its turn came."""
+
+    def begins(self, now: float, pace: Pace) -> bool:
+        """It is begun, unless it would not be done in time: then it is refused."""
+        if self.begun is not None:
+            return True
+        if self.asker is not None:
+            takes = pace.most * (self.work + self.blocking)
+            if not 0 < (left := self.asker.left) >= takes:
+                self.expired = True
+                self.done.fail(Overloaded(f"{left:.3g} s are left for what takes some {takes:.3g} s"))
+                return False
+        self.begun = now
+        return True
+
+
+class Pace:
+    """How many times longer than they say requests take once they are begun, as cores are shared and there
+    are others: a mean, and how far from it one may be (Jacobson, "Congestion avoidance and control", SIGCOMM
+    1988, appendix A, who asks the same of round trips)."""
+
+    __slots__ = ("deviation", "mean")
+
+    def __init__(self) -> None:
+        self.mean = 1.0
+        self.deviation = 0.0
+
+    def learn(self, ratio: float) -> None:
+        """Of one that is done."""
+        error = ratio - self.mean
+        self.mean += error / 8
+        self.deviation += (abs(error) - self.deviation) / 4
+
+    @property
+    def most(self) -> float:
+        """Hardly any takes longer."""
+        return self.mean + 4 * self.deviation
 
 
 class Line:
     """Requests that wait, first come first served, for whoever takes the next."""
 
-    def __init__(self, node: Node, places: float) -> None:
+    def __init__(self, node: Server, places: float) -> None:
         """``places``: how many may wait."""
         self.node = node
         self.places = places
@@ -63,26 +114,38 @@ class Line:
         """Who has nothing to do."""
 
     @staticmethod
-    def of(order: Order, node: Node, places: float) -> Line:
+    def of(order: Order, node: Server, places: float) -> Line:
         """One of this order."""
         return FairLine(node, places) if order == "fair" else Line(node, places)
 
     def put(self, request: Asked) -> None:
         """Give it to somebody who has nothing to do, or let it wait; ``Overloaded`` if there is no place."""
         if self.takers:
-            self.takers.popleft().set(request)
+            self.give(request)
         elif len(self.waiting) < self.places:
             self.waiting.append(request)
         else:
             raise Overloaded(f"{len(self.waiting)} requests are waiting already")
 
     async def take(self) -> Asked:
-        """The next request, when there is one."""
-        if self.waiting:
-            return self.waiting.popleft()
+        """The next request for which there is time, when there is one."""
+        node = self.node
+        while request := self.next():
+            if request.begins(node.now, node.pace):
+                return request
         taker: Future[Asked] = self.node.future()
         self.takers.append(taker)
         return await taker
+
+    def give(self, request: Asked) -> None:
+        """To the one who has had nothing to do for longest."""
+        if request.begun is None:
+            request.begun = self.node.now
+        self.takers.popleft().set(request)
+
+    def next(self) -> Asked | None:
+        """Take the one whose turn it is out of the line."""
+        return self.waiting.popleft() if self.waiting else None
 
 
 class FairLine(Line):
@@ -91,7 +154,7 @@ class FairLine(Line):
     When it is full, the last request of the client that has most here makes place for another one (Demers,
     Keshav and Shenker, "Analysis and simulation of a fair queueing algorithm", SIGCOMM 1989, section 2)."""
 
-    def __init__(self, node: Node, places: float) -> None:
+    def __init__(self, node: Server, places: float) -> None:
         super().__init__(node, places)
         self.lines: dict[int, deque[Asked]] = {}
         """What each client has waiting, whose turn is next first."""
@@ -99,7 +162,7 @@ class FairLine(Line):
 
     def put(self, request: Asked) -> None:
         if self.takers:
-            self.takers.popleft().set(request)
+            self.give(request)
             return
         if self.length >= self.places:
             self.make_place(request.client)
@@ -115,9 +178,9 @@ class FairLine(Line):
         most.pop().done.fail(full)
         self.length -= 1
 
-    async def take(self) -> Asked:
+    def next(self) -> Asked | None:
         if not self.length:
-            return await super().take()
+            return None
         client, line = next(iter(self.lines.items()))
         request = line.popleft()
         self.length -= 1
@@ -132,6 +195,8 @@ class Tally(Record):
 
     arrived: int
     refused: int
+    late: int
+    """How many of the refused ones had waited, until there was no time left for them."""
     most: int
     """Most requests under way at a time, waiting ones included."""
     seconds: float
@@ -145,11 +210,14 @@ class Server(Compute, Web):
     """A server of the job ``compute``, over HTTP and by messages.  A model says how: ``accept``."""
 
     title = "A server that computes"
+    deadlines: bool = False
+    """Requests whose answer would be late when their turn comes are not begun."""
 
     async def start(self) -> None:
-        self.arrived = self.refused = self.under_way = self.most = 0
+        self.arrived = self.refused = self.late = self.under_way = self.most = 0
         self.seconds = self.since = 0.0
         self.served: dict[int, int] = {}
+        self.pace = Pace()
 
     def accept(self, request: Asked) -> None:
         """Begin a request, or let it wait; ``Overloaded`` if there is no place for it.  Its ``done`` is set
@@ -160,7 +228,8 @@ class Server(Compute, Web):
         """Let a request have what it takes of the server."""
         if not (0 <= work <= MOST and 0 <= blocking <= MOST):
             raise BadArguments(f"work and blocking are from 0 to {MOST:g} s, not {work:g} and {blocking:g}")
-        request = Asked(self.future(), work, blocking, client)
+        who = await asker() if self.deadlines else None
+        request = Asked(self.future(), work, blocking, client, who)
         self.arrived += 1
         self.served.setdefault(client, 0)
         try:
@@ -172,8 +241,11 @@ class Server(Compute, Web):
                 self.count(-1)
         except Overloaded:
             self.refused += 1
+            self.late += request.expired
             raise
         self.served[client] += 1
+        if request.begun is not None and work + blocking > 0:
+            self.pace.learn((self.now - request.begun) / (work + blocking))
 
     def count(self, change: int) -> None:
         """There are more or fewer requests here from now on."""
@@ -187,7 +259,7 @@ class Server(Compute, Web):
     def tally(self) -> Tally:
         """What this server has done so far."""
         self.count(0)
-        return Tally(self.arrived, self.refused, self.most, self.seconds, self.served)
+        return Tally(self.arrived, self.refused, self.late, self.most, self.seconds, self.served)
 
     # -- the operations ---------------------------------------------------------------------------------
 
@@ -225,6 +297,7 @@ class ComputeClient(relaying(Compute)):  # type: ignore[misc]
 
 METRICS = {
     "refused_share": "share of the requests that were refused because there was too much to do",
+    "late_share": "share of the requests that were refused when their turn came: no time was left for them",
     "most_under_way": "most requests at a time in one server, waiting ones included",
     "mean_under_way": "mean number of requests in one server, waiting ones included",
     "fairness": "Jain's index of the requests answered by client: 1, all the same; 1/N, one of N has all",
@@ -245,6 +318,7 @@ async def figures(x: Any, addresses: tuple[str, ...]) -> tuple[dict[str, Any], l
             served[client] = served.get(client, 0) + count
     metrics = {
         "refused_share": sum(tally.refused for tally in tallies) / arrived,
+        "late_share": sum(tally.late for tally in tallies) / arrived,
         "most_under_way": max(tally.most for tally in tallies),
         "mean_under_way": sum(tally.seconds for tally in tallies) / len(tallies) / x.now,
         "fairness": jain(served.values()),

@@ -1,5 +1,6 @@
 """What the author of a node, a job or an architecture sees: import it from here."""
 
+from polyarch.core.asker import Asker, asker
 from polyarch.core.disk import Disk
 from polyarch.core.dns import Dns, DnsQuery, DnsRecord, DnsReply
 from polyarch.core.errors import (
@@ -26,6 +27,7 @@ from polyarch.core.threads import Thread
 
 __all__ = [
     "Architecture",
+    "Asker",
     "BadArguments",
     "Broken",
     "Component",
@@ -63,6 +65,7 @@ __all__ = [
     "Verdict",
     "Visit",
     "Web",
+    "asker",
     "first",
     "gather",
     "get",

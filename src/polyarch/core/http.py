@@ -92,7 +92,9 @@ class Response(Record):
 
 
 # What our live client and server add to target, method, body and type (a test compares with the wire).
-_REQUEST_OVERHEAD = len(" " + " HTTP/1.1\r\nHost: 127.0.0.1:65535\r\nContent-Length: 100\r\n\r\n")
+_REQUEST_OVERHEAD = len(
+    " " + " HTTP/1.1\r\nHost: 127.0.0.1:65535\r\nPolyarch-Patience: 10\r\nContent-Length: 100\r\n\r\n"
+)
 _RESPONSE_OVERHEAD = len("HTTP/1.1 200 OK\r\nContent-Type: \r\nContent-Length: 100\r\n\r\n")
 
 

@@ -266,6 +266,83 @@ def _closed(job: tuple[int, float, int, int]) -> tuple[int, float, array[float]]
         return jobs, session.perform(experiment), times
 
 
+# -- too much for one ----------------------------------------------------------------------------------
+
+
+class Overload(Law):
+    """What is done for those who still wait, when too much is asked for."""
+
+    id = "QU-D"
+    architecture = "single_threaded"
+    claim = (
+        "Overload rho > 1 for T, clients wait for D, no bound: in order, rho D / ((rho - 1) T) of the work "
+        "is done in time; if late requests are not begun, all of it"
+    )
+    source = "fluid limit of G/G/1 (Newell, Applications of Queueing Theory, 1971, chapter 2)"
+    certainty = THEORY
+    note = (
+        "not in the list; times in mean services.  Who comes at t waits for (rho - 1) t, so that after "
+        "D / (rho - 1) all that is done comes too late; the share is of the work that the server could do"
+    )
+    seeds = 4
+    server: Literal["single_threaded", "thread_pool", "event_loop"] = parameter("single_threaded", "which")
+    deadlines: bool = parameter(True, "requests whose answer would be too late are not begun")
+    rho: float = parameter(2.0, "offered load", least=1.1, most=20)
+    patience: float = parameter(1000.0, "how long clients wait", least=50, most=100_000)
+    lasts: float = parameter(4000.0, "how long too much is asked for", least=100, most=1_000_000)
+    listed = (
+        {"deadlines": False},
+        {"deadlines": True},
+        {"deadlines": False, "server": "event_loop", "rho": 1.5, "lasts": 6000.0},
+        {"deadlines": True, "server": "event_loop", "rho": 1.5, "lasts": 6000.0},
+        {"deadlines": True, "server": "thread_pool", "rho": 3.0},
+    )
+
+    def expected(self) -> dict[str, Expected]:
+        if self.deadlines:
+            # Threads that share a core are a little late at first, until the server knows its pace.
+            return {"done in time": within(1.0, 0.05 if self.server == "thread_pool" else 0.02)}
+        until = self.rho * self.patience / (self.rho - 1)
+        share = min(1.0, until / self.lasts)
+        # The work that has come varies by sqrt(2 rho t) until t = D / (rho - 1).
+        chance = math.sqrt(2 * until) / self.patience / math.sqrt(self.seeds)
+        return {"done in time": within(share, 0.02 + SIGMAS * chance * share)}
+
+    def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
+        jobs = [(self.server, self.deadlines, self.rho, self.patience, self.lasts, seed) for seed in seeds]
+        return {"done in time": fmean(spread_out(_overloaded, jobs, tell))}
+
+
+def _overloaded(job: tuple[str, bool, float, float, float, int]) -> float:
+    kind, deadlines, rho, patience, lasts, seed = job
+    models: dict[str, Architecture] = {
+        "single_threaded": SingleThreaded(queue=ENDLESS, deadlines=deadlines),
+        "thread_pool": ThreadPool(queue=ENDLESS, deadlines=deadlines),
+        "event_loop": EventLoop(connections=ENDLESS, deadlines=deadlines),
+    }
+    with quiet(models[kind], seed) as session:
+
+        async def experiment(x: Experimenter) -> float:
+            random, done = x.random.fork("jobs"), 0.0
+            server = x.at("server-0", Server, timeout=patience * UNIT)
+            end = x.now + lasts * UNIT
+
+            async def ask(work: float) -> None:
+                nonlocal done
+                try:
+                    await server.increment(1, work)
+                except Failure:
+                    return
+                done += work * (x.now <= end)
+
+            while x.now < end:
+                await x.sleep(random.exponential(UNIT / rho))
+                x.spawn(ask(random.exponential(UNIT)))
+            return done / (lasts * UNIT)
+
+        return session.perform(experiment)
+
+
 # -- all of many -------------------------------------------------------------------------------------------
 
 

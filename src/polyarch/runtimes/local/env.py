@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polyarch.core.asker import Asker
 from polyarch.core.errors import BadArguments, Broken, Failure, Refused, TooLarge, UnknownMethod
 from polyarch.core.messages import Method, Reference, schema_of, timeout_ns
 from polyarch.core.node import Env, Node
@@ -15,7 +16,7 @@ from polyarch.core.randomness import Random
 from polyarch.core.tasks import Ledger, Suspension, Task, Timer
 from polyarch.core.wire import HEADER, MAX_FRAME, ONEWAY, REQUEST, UNSENDABLE, encode
 from polyarch.runtimes.local.disk import LocalDisk
-from polyarch.runtimes.local.http_links import Caller
+from polyarch.runtimes.local.http_links import Caller, HttpCaller
 from polyarch.runtimes.local.threads import LocalThread, OwnThread, compute
 from polyarch.runtimes.local.transport import Connection
 
@@ -135,6 +136,10 @@ class LocalEnv(Env):
 
     def thread(self) -> LocalThread:
         return LocalThread(self)
+
+    def asker(self, task: Task) -> Asker:
+        """Who waits for what a task does: known of those who asked over HTTP."""
+        return task.caller.asker if isinstance(task.caller, HttpCaller) else Asker(self.now)
 
     def soon(self, function: Callable[[], None]) -> None:
         self.process.ready.append((function, ()))

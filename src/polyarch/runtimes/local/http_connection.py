@@ -78,6 +78,12 @@ class Respond:
         """Host of who waits for the answer; empty: it has had it."""
         return "" if self._connection is None else self._connection.client
 
+    @property
+    def gone(self) -> bool:
+        """Whether nobody may wait any more: the client has closed its connection, or its half of it (most
+        that do, have gone; one that reads on is right to)."""
+        return self._connection is None or self._connection.left
+
     def __call__(
         self,
         status: int,
@@ -194,6 +200,11 @@ class HttpConnection(asyncio.Protocol):
         """A client may close its half and still read the answers to what it sent."""
         self._no_more = True
         return not self._ending and (self._current is not None or bool(self._queue or self._unparsed))
+
+    @property
+    def left(self) -> bool:
+        """Whether the client has finished sending, or all is over."""
+        return self._no_more or self._ending
 
     def pause_writing(self) -> None:
         self._writable = False

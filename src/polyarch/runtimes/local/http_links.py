@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import abc
+import math
 import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from polyarch.core.asker import Asker
 from polyarch.core.errors import BadArguments, Failure, Timeout, Unreachable
 from polyarch.core.http import Request, Response, failure_response
 from polyarch.core.tasks import Ledger, Task
@@ -25,11 +27,18 @@ _ACCOUNT = "polyarch-account"
 """Header of a request whose costs are counted: its depth."""
 _COST = "polyarch-cost"
 """Header of its response: messages, bytes and depth of what it took."""
+_PATIENCE = "polyarch-patience"
+"""Header of a request: seconds that its sender waits for the answer."""
+_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,9})?")
+_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*([0-9]{1,6})\s*(?:$|[,;])", re.IGNORECASE)
+"""RFC 7240, 4.3."""
 _COSTS = re.compile(rb"(\d{1,15}),(\d{1,15}),(\d{1,9})")
 _DEPTH = re.compile(r"[0-9]{1,9}")
+_LONGEST = 3600.0
+"""Seconds that any request may take."""
 _HOP_BY_HOP = frozenset(
     (
-        *(_ACCOUNT, "host", "connection", "content-length", "keep-alive", "transfer-encoding"),
+        *(_ACCOUNT, _PATIENCE, "host", "connection", "content-length", "keep-alive", "transfer-encoding"),
         *("accept-encoding", "expect", "proxy-connection", "te", "trailer", "upgrade"),
     )
 )
@@ -57,9 +66,9 @@ class HttpLinks:
         ledger = task.ledger
         # HEAD is GET without the answer's body, whose length our server wants to tell.
         method = "GET" if request.method == "HEAD" else request.method
-        headers = dict(request.headers)
+        headers = request.headers
         if ledger is not None:
-            headers[_ACCOUNT] = str(task.depth + 1)
+            headers = {**headers, _ACCOUNT: str(task.depth + 1)}
         deadline = time.monotonic_ns() + timeout_ns
         exchange: Any = None
 
@@ -81,8 +90,9 @@ class HttpLinks:
             if failure is not None:
                 process.event(process.resume, task, token, False, failure)
                 return
-            cookies = tuple(exchange.cookies)
-            response = Response(status, body, exchange.content_type, exchange.headers, cookies)
+            response = Response(
+                status, body, exchange.content_type, exchange.headers, exchange.cookies
+            )
             # The server cannot know whose rules apply to what it answers: the link back is disturbed here.
             arrive = process.event, process.resume, task, token, True, response
             if not process.carry(place, process.name, *arrive):
@@ -92,12 +102,13 @@ class HttpLinks:
             nonlocal exchange
             # One request and no more: the pool's own timeout is the call's.
             exchange = pool.request(
-                method, request.target, request.body, head, done, min(timeout_ns * 1e-9, 3600.0)
+                method, request.target, request.body, head, done, min(timeout_ns * 1e-9, _LONGEST)
             )
             process.count(len(request.body) + len(request.target) + 80, "http", place)
 
         try:
             head = encode_headers(headers) if headers else b""
+            head += b"polyarch-patience: %.9g\r\n" % min(timeout_ns * 1e-9, _LONGEST)
             if process.rules:
                 lost()  # at the latest
             process.carry(process.name, place, send)
@@ -127,20 +138,30 @@ class Caller(abc.ABC):
 class HttpCaller(Caller):
     """Whoever asked over HTTP."""
 
-    __slots__ = ("accounted", "respond")
+    __slots__ = ("accounted", "now", "respond", "until")
 
-    def __init__(self, respond: Respond, accounted: bool) -> None:
+    def __init__(self, respond: Respond, accounted: bool, now: Callable[[], float], until: float) -> None:
         self.respond = respond
         self.accounted = accounted
+        self.now = now
+        self.until = until
+        """By ``now``, when it stops waiting."""
+
+    @property
+    def asker(self) -> Asker:
+        """How long it waits."""
+        respond = self.respond
+        return Asker(self.now, self.until, lambda: respond.gone)
 
     def answer(self, task: Task, response: Any) -> None:
         """Answer with the handler's response."""
         if not isinstance(response, Response):
             task.env.bug(TypeError(f"http answered a {type(response).__name__}, not a Response"))
             response = Response(500)
-        headers = dict(response.headers)
+        headers = response.headers
         if self.accounted and task.ledger is not None:
-            headers[_COST] = f"{task.ledger.messages},{task.ledger.bytes},{task.depth + 1}"
+            costs = f"{task.ledger.messages},{task.ledger.bytes},{task.depth + 1}"
+            headers = {**headers, _COST: costs}
         try:
             lines = encode_headers(headers) + encode_cookies(response.cookies)
             self.respond(response.status, response.body, response.content_type, lines)
@@ -155,6 +176,15 @@ class HttpCaller(Caller):
         self.respond(response.status, response.body, response.content_type, headers)
 
 
+def patience(headers: Any) -> float:
+    """How long a request's sender says that it waits; infinity if it does not say."""
+    seconds = headers.get(_PATIENCE)
+    if seconds is not None:
+        return float(seconds) if _SECONDS.fullmatch(seconds) else math.inf
+    preferred = _WAIT.search(headers.get("prefer", ""))
+    return float(preferred[1]) if preferred else math.inf
+
+
 def http_handler(env: LocalEnv) -> Callable[..., None]:
     """What the HTTP server calls for each request to this node."""
 
@@ -165,10 +195,11 @@ def http_handler(env: LocalEnv) -> Callable[..., None]:
         for name in headers.get("connection", "").lower().split(","):
             kept.pop(name.strip(), None)  # its sender says that it is for us alone
         request = Request(method, target, body, kept, respond.client)
+        until = env.now() + patience(headers)
 
         def handle() -> None:
             task = Task(env, env.node.http(request), Ledger() if account else None, depth)
-            task.caller = HttpCaller(respond, bool(account))
+            task.caller = HttpCaller(respond, bool(account), env.now, until)
             task.resume()
 
         if env.inbox is not None:

@@ -19,6 +19,7 @@ import abc
 from collections.abc import Callable
 from typing import Any
 
+from polyarch.core.asker import Asker
 from polyarch.core.errors import BadArguments, Broken, Failure, Refused, TooLarge, Unreachable
 from polyarch.core.messages import Method, Reference, schema_of, timeout_ns
 from polyarch.core.node import Env, Node
@@ -123,6 +124,13 @@ class SimEnv(Env):
 
     def thread(self) -> SimThread:
         return SimThread(self)
+
+    def asker(self, task: Task) -> Asker:
+        """Who waits for what a task does."""
+        if task.guard is None:
+            return Asker(self.now)
+        left = (task.guard[1] - self.kernel.now) * 1e-9 * self.process.drift
+        return Asker(self.now, self.now() + left)
 
     def soon(self, function: Callable[[], None]) -> None:
         self.kernel.at(self.kernel.now, self, function)
