@@ -274,7 +274,7 @@ def test_five_live_members_notice_that_one_is_killed() -> None:
     [
         ("SW-01", {"n": 30, "crashes": 240}),
         ("SW-02", {"n": 30, "periods": 40}),
-        ("SW-03", {"n": 20, "q": 0.7, "k": 2, "member_periods": 10_000}),
+        ("SW-03", {"n": 5, "q": 0.8, "k": 10, "member_periods": 10_000}),
         ("SW-04", {"n": 8, "crashes": 12}),
         ("SW-05", {"n": 10, "periods": 40}),
     ],
@@ -282,3 +282,8 @@ def test_five_live_members_notice_that_one_is_killed() -> None:
 def test_laws_hold_at_other_settings_than_the_listed(id: str, given: dict[str, Any]) -> None:
     record = check(laws()[id], given=given)
     assert record.holds, record.wrong
+
+
+def test_a_law_of_wrong_accusations_refuses_settings_at_which_there_are_hardly_any() -> None:
+    with pytest.raises(ValueError, match="--loss 0.01 --periods 100: a member is accused 0.078 times"):
+        laws()["SW-05"](loss=0.01)

@@ -3,6 +3,7 @@ when many peers have failed at once."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -48,7 +49,10 @@ class ActivePath(Law):
     claim = "The mean shortest path over HyParView's active views is that of a random 5-regular graph"
     source = TR + "table 1; for other N: breadth-first search on a random regular graph"
     certainty = "quoted from the paper + reproduced by reference simulation"
-    note = "paths from 40 random peers to all"
+    note = (
+        "paths from 40 random peers to all.  With 3 connections each, HyParView's graph is no random one: a "
+        "newcomer's walk of 6 steps stays near, and paths are 4 to 11 % longer"
+    )
     seeds = 2
     n: int = parameter(PUBLISHED, "peers", least=50, most=100_000)
     active: int = parameter(5, "connections of a peer", least=3, most=20)
@@ -60,7 +64,8 @@ class ActivePath(Law):
         if (self.n, self.active) == (PUBLISHED, 5):
             return {"mean path": within(6.38542, 0.1)}
         even = self.n + self.n * self.active % 2
-        return {"mean path": within(sampled_path(random_regular(even, self.active, Random(1)), 1), 0.1)}
+        path = sampled_path(random_regular(even, self.active, Random(1)), 1)
+        return {"mean path": between(path - 0.1, (1.12 if self.active == 3 else 1.0) * path + 0.1, path)}
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
         paths = spread_out(_path, [(self.n, self.active, self.cycles, seed) for seed in seeds], tell)
@@ -182,7 +187,8 @@ class Reliability(Law):
         "reaches less than half past 40 % of failures.  A peer then has 2.4 living targets: theory gives "
         "0.87, these peers 0.85; for 50 % 0.75 and 0.76; below half it is from 60 % on (0.52 and 0.48).  "
         "Scamp: for 1,000 peers 0.60 and 0.31; over views grown on paper 0.61 and 0.34.  For 60 % "
-        "single overlays deviate by 0.03 (1,000 peers) to 0.06 (400): below 1,000 its tolerance is 0.15"
+        "single overlays deviate by 0.03 (1,000 peers) to 0.06 (400): below 1,000 its tolerance is 0.15, "
+        "Cyclon's 0.1.  Where each tells less than one that lives, a message reaches a few: theory too"
     )
     seeds = 2
     n: int = parameter(PUBLISHED, "peers", least=200, most=50_000)
@@ -201,11 +207,23 @@ class Reliability(Law):
             stable = between(0.83, 1.0 if self.failed < 0.95 else 0.97, 0.9 if self.failed == 0.95 else None)
         else:
             stable = between(0.0, 0.97)
+        if self.n * (1 - self.failed) < 50:  # chance decides whom a few survivors know
+            stable = between(0.0, 1.0)
+        few = self.n < 1000
+        cyclon = max(reach(4, 35, self.failed), self.alone)
         return {
             "HyParView": stable,
-            "Cyclon": within(reach(4, 35, self.failed), 0.07),
-            "Scamp": within(reach_on_paper(self.n, 4, 4, self.failed), 0.07 if self.n >= 1000 else 0.15),
+            "Cyclon": within(cyclon, 0.1 if few else 0.07),
+            "Scamp": within(reach_on_paper(self.n, 4, 4, self.failed), 0.15 if few else 0.07),
         }
+
+    @property
+    def alone(self) -> float:
+        """The share that hear of a message that does not take off: its publisher, those whom it tells, and so
+        on, each telling m of those that live."""
+        living = self.n - round(self.failed * self.n)
+        m = 4 * (1 - self.failed)
+        return min(1 / max(1 - m, 0.001), math.sqrt(living)) / living if m < 1.1 else 0.0
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
         living = self.n - round(self.failed * self.n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from polyarch.architectures.scamp import Scamp
 from polyarch.blocks.partial_views import views_of
 from polyarch.core import Random, parameter
-from polyarch.experiment.laws import Expected, Figure, Law, Tell, relative, spread_out
+from polyarch.experiment.laws import Expected, Figure, Law, Tell, spread_out, within
 from polyarch.laws.partial_views import Overlay
 from polyarch.runtimes.base import Experimenter
 
@@ -39,9 +40,13 @@ class Growth(Law):
 
     def expected(self) -> dict[str, Expected]:
         growth = (self.c + 1) * sum(1 / i for i in range(self.n // 4 + 1, self.n + 1))
+        if (self.c + 1) * math.log(self.n) > self.n / 10:  # so few cannot have views that grow like that
+            growth = length_on_paper(self.n, self.c) - length_on_paper(self.n // 4, self.c)
+        noise = 3.5 * (self.c + 1) / math.sqrt(self.n * self.seeds)
+        length = length_on_paper(self.n, self.c)
         return {
-            "growth": relative(growth, 0.25),
-            "mean length": relative(length_on_paper(self.n, self.c), 0.15),
+            "growth": within(growth, max(0.25 * growth, noise + 0.2 * growth)),
+            "mean length": within(length, max(0.15 * length, noise + 0.1 * length)),
         }
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:

@@ -260,10 +260,10 @@ class FalseAccusation(Law):
     long = ({"q": 0.95, "k": 1}, {"q": 0.95, "k": 3})
 
     def expected(self) -> dict[str, Expected]:
-        p = (1 - self.q**2) * (1 - self.q**4) ** self.k
+        p = (1 - self.q**2) * (1 - self.q**4) ** min(self.k, self.n - 2)  # nobody else can be a proxy
         accused = 1 - (1 - p / (self.n - 1)) ** (self.n - 1)
         return {
-            name: relative(value, max(0.1, 3.5 / math.sqrt(value * self.member_periods)))
+            name: within(value, max(0.1 * value, 3.5 * math.sqrt(value / self.member_periods)))
             for name, value in (("attempt fails", p), ("accused in a period", accused))
         }
 
@@ -311,6 +311,16 @@ class Suspicion(Law):
     loss: float = parameter(0.1, "of messages", least=0.01, most=0.3)
     k: int = parameter(1, "proxies", least=0, most=10)
     periods: int = parameter(100, "after which the lists are counted", least=10, most=10_000)
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        q = 1 - self.loss
+        each = self.periods * (1 - q**2) * (1 - q**4) ** min(self.k, self.n - 2)
+        if each < 1.5:
+            raise ValueError(
+                f"--loss {self.loss:g} --periods {self.periods}: a member is accused {each:.2g} times, "
+                "too seldom for a difference (1.5)"
+            )
 
     def expected(self) -> dict[str, Expected]:
         return {"with suspicion / the larger of the others": at_least(2.0, 3.0)}
