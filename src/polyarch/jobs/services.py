@@ -65,10 +65,13 @@ class ServicesJob(Job):
     reports: float = parameter(0.2, "weight of questions for both together", least=0)
     apart: float = parameter(0.005, "by which the services' clocks may differ", least=0, unit="s")
 
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        if self.dates + self.weathers + self.reports <= 0:
+            raise ValueError("--dates, --weathers and --reports are all 0: nothing to ask for")
+
     def visits(self, random: Random) -> Iterator[Visit]:
         total = self.dates + self.weathers + self.reports
-        if total <= 0:
-            raise ValueError("--dates, --weathers and --reports are all 0: nothing to ask for")
         while True:
             draw, place = total * random.random(), random.choice(CITIES).name
             if draw < self.dates:
