@@ -10,6 +10,7 @@ import pytest
 
 from polyarch.architectures.random_walk import RandomWalk, RandomWalks
 from polyarch.core import Failure, Random, settle
+from polyarch.experiment.laws import check, laws
 from polyarch.jobs.lookup import Holder, NotFound, holders
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter
@@ -218,3 +219,31 @@ def test_ten_live_peers_find_keys() -> None:
             return sum(a.address in holders(k, peers(10), 2) for a, k in zip(right, KEYS))
 
         assert session.perform(experiment) == 40
+
+
+@pytest.mark.parametrize(
+    ("id", "given"),
+    [
+        ("UN-B", {"n": 100, "degree": 4, "holders": 10, "walkers": 8, "searches": 300}),
+        ("UN-04", {"n": 1000, "m": 1, "formation": "joined"}),
+        ("UN-08", {"n": 100, "degree": 2, "sources": 20}),
+    ],
+)
+def test_laws_of_unstructured_overlays_hold_at_other_settings_than_the_listed(
+    id: str, given: dict[str, Any]
+) -> None:
+    record = check(laws()[id], given=given)
+    assert record.holds, record.wrong
+
+
+@pytest.mark.parametrize(
+    ("id", "given", "why"),
+    [
+        ("UN-B", {"n": 100, "holders": 1000}, "more than --holders 1000"),  # everybody has it: no walk ends
+        ("UN-05", {"degree": 3}, "--degree 3: a scale-free overlay needs an even degree"),
+        ("UN-07", {"n": 10, "degree": 20, "graph": "regular"}, "there are 9 others"),
+    ],
+)
+def test_laws_refuse_overlays_that_cannot_be(id: str, given: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        laws()[id](**given)

@@ -123,6 +123,12 @@ def giant(c: float) -> float:
     return share
 
 
+def even(degree: float, graph: str) -> None:
+    """``ValueError`` if such a graph cannot have this mean degree."""
+    if graph != "random" and degree % 2:
+        raise ValueError(f"--degree {degree:g}: a {graph} overlay needs an even degree of at least 2")
+
+
 class GiantComponent(Law):
     """Most are connected long before all are."""
 
@@ -214,7 +220,8 @@ class Degrees(Law):
     certainty = THEORY
     note = (
         "The exponent is Hill's estimate for k >= 4m, which for the exact law (it bends, below large k) is "
-        "3.08 and not 3.  Peers that join find theirs by random walks: they know nobody's degree"
+        "3.08 and not 3; for other m it is held against that.  Peers that join find theirs by random walks: "
+        "they know nobody's degree"
     )
     seeds = 5
     n: int = parameter(10_000, "peers", least=1000, most=100_000)
@@ -229,7 +236,10 @@ class Degrees(Law):
             p = 2 * m * (m + 1) / (k * (k + 1) * (k + 2))
             noise = 4 * math.sqrt(p * (1 - p) / self.n / self.seeds)
             found[f"P({k})"] = within(p, max(0.015, noise))
-        return {**found, "exponent": within(3.0, 0.2)}
+        if m == 2 and self.n >= 10_000:
+            return {**found, "exponent": within(3.0, 0.2)}
+        tail = m * (m + 1) / (4 * m * (4 * m + 1)) * self.n * self.seeds
+        return {**found, "exponent": within(exponent(m), max(0.2, 0.1 + 3.5 * 2 / math.sqrt(tail)))}
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
         jobs = [(self.n, _SCALE_FREE, 2.0 * self.m, self.formation, seed) for seed in seeds]
@@ -237,6 +247,15 @@ class Degrees(Law):
         tail = [k for k in degrees if k >= 4 * self.m]
         shares = {f"P({k})": degrees.count(k) / len(degrees) for k in range(self.m, self.m + 5)}
         return {**shares, "exponent": 1 + len(tail) / sum(math.log(k / (4 * self.m)) for k in tail)}
+
+
+def exponent(m: int) -> float:
+    """What Hill's estimate for k >= 4m comes to under the exact law."""
+    least, most = 4 * m, 200_000
+    shares = [(k, 2 / (k * (k + 1) * (k + 2))) for k in range(least, most)]
+    beyond = 1 / (most * (most + 1))  # of them all, with ln k about ln most + 1/2
+    logs = sum(share * math.log(k / least) for k, share in shares) + beyond * (math.log(most / least) + 0.5)
+    return 1 + (1 / (least * (least + 1))) / logs
 
 
 # -- failures and attacks ---------------------------------------------------------------------------------
@@ -309,12 +328,16 @@ class RandomFailure(Law):
     f: float = parameter(0.5, "share that fails", least=0, most=0.9)
     listed = ({"f": 0.5}, {"f": 0.75})
 
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        even(self.degree, "scale-free")
+
     def expected(self) -> dict[str, Expected]:
         left = self.degree * (1 - self.f)
         random = (1 - self.f) * giant(left) if left > 1 else 0.0
-        if self.degree == 4 and self.f == 0.75:
+        if (self.n, self.degree, self.f) == (10_000, 4, 0.75):
             return {"random": between(0, 0.03), "scale-free": between(0.05, 0.12, 0.084)}
-        if self.degree == 4 and self.f == 0.5:
+        if (self.n, self.degree, self.f) == (10_000, 4, 0.5):
             return {"random": within(0.396, 0.03), "scale-free": within(0.391, 0.03)}
         scale_free = oracle(self.n, "scale-free", self.degree, "random", self.f)
         slack = 0.03 if left > 1.3 or left < 0.8 else 0.06
@@ -347,6 +370,11 @@ class Attack(Law):
     seeds = 5
     n: int = parameter(10_000, "peers", least=2000, most=100_000)
     degree: float = parameter(4.0, "mean degree; even", least=4, most=20)
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        even(self.degree, "scale-free")
+
     table = {
         "scale-free": {0.05: within(0.83, 0.03), 0.10: within(0.58, 0.03), 0.15: between(0, 0.08),
                        0.18: between(0, 0.01)},
@@ -419,6 +447,12 @@ class FloodMessages(Law):
         {"graph": "scale-free", "formation": "joined"},
     )  # fmt: skip
 
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        even(self.degree, self.graph)
+        if self.graph == "regular" and self.degree >= self.n:
+            raise ValueError(f"--degree {self.degree:g}: there are {self.n - 1} others to be linked to")
+
     def expected(self) -> dict[str, Expected]:
         return {"messages beyond 2E - N + 1": exactly(0), "peers not asked": exactly(0)}
 
@@ -466,14 +500,14 @@ class Coverage(Law):
         "All links take the same time.  If they do not, a query may come by a longer way first, and goes "
         "less far from there.  Other sizes are compared with breadth-first searches of other graphs.  Eight "
         "graphs with 100 sources each gave 0.701 at TTL 7, and paths of 6.81: a bit below the table, above "
-        "its 6.72.  Tolerances are the stated ones and what so few sources scatter"
+        "its 6.72.  Tolerances are the stated ones from 400 sources on; below, what fewer scatter on top"
     )
     seeds = 4
     n: int = parameter(10_000, "peers", least=100, most=100_000)
     degree: float = parameter(4.0, "mean degree", least=2, most=20)
     sources: int = parameter(200, "floods for each time to live", least=20, most=10_000)
     listed = ({"sources": 60},)
-    long = ({"sources": 200},)
+    long = ({"sources": 400},)
     table: tuple[float, ...] = (0.0004, 0.002, 0.0083, 0.0332, 0.123, 0.372, 0.727, 0.911, 0.949, 0.953)
     path = 6.72
 
@@ -481,10 +515,12 @@ class Coverage(Law):
         shares, path = self.table, self.path
         if self.n != 10_000 or self.degree != 4:
             shares, path = self.by_search()
-        wanted = {"asked beyond breadth-first search": exactly(0), "mean path": within(path, 0.25)}
+        varies = 0.25 * max(1.0, math.sqrt(2000 / self.n))
+        wanted = {"asked beyond breadth-first search": exactly(0), "mean path": within(path, varies)}
         few = 1 / math.sqrt(self.sources)
+        above = 0.05 + (0.35 * few if self.sources < 400 else 0.0)
         for ttl, share in enumerate(shares, 1):
-            slack = max(0.15, 2.1 * few) * share if share < 0.2 else 0.05 + 0.35 * few
+            slack = max(0.15, 2.1 * few) * share if share < 0.2 else above
             wanted[f"TTL {ttl}"] = within(share, slack)
         return wanted
 
@@ -545,7 +581,11 @@ class WalkCost(Law):
     claim = "Random walks find one of r holders among N peers after N/r steps, k at once in a k-th of that"
     source = "Lv, Cao, Cohen, Li, Shenker, ICS 2002, section 4.2; exact: 1 / (1 - (1 - r/N)^k) steps each"
     certainty = "theory (well known), value computed here"
-    note = "on a regular overlay, where every peer is met as often; walkers do not turn back"
+    note = (
+        "on a regular overlay, where every peer is met as often; walkers do not turn back.  Those of one "
+        "search begin at one peer and meet, so that several take longer than the formula says: expected is "
+        "then what walks on a graph take, without peers"
+    )
     seeds = 2
     n: int = parameter(1000, "peers", least=100, most=100_000)
     degree: int = parameter(8, "neighbours of each; even", least=4, most=50)
@@ -554,10 +594,17 @@ class WalkCost(Law):
     searches: int = parameter(1500, "on the overlays of all seeds", least=100, most=1_000_000)
     listed = ({"walkers": 1, "holders": 10}, {"walkers": 1, "holders": 40}, {"walkers": 4, "holders": 10})
 
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        even(self.degree, "regular")
+        if max(self.holders, self.degree) >= self.n:
+            raise ValueError(f"--n {self.n}: more than --holders {self.holders} and --degree {self.degree}")
+
     def expected(self) -> dict[str, Expected]:
         steps = 1 / (1 - (1 - self.holders / self.n) ** self.walkers)
-        # Geometric: as wide as long.  Walkers of one search begin at the same place, and meet.
-        slack = 0.04 + (0.04 if self.walkers > 1 else 0) + 3.3 / math.sqrt(self.searches)
+        if self.walkers > 1 or self.holders > self.n / 4:
+            steps = steps_on_paper(self.n, self.degree, self.holders, self.walkers)
+        slack = 0.06 + 3.5 / math.sqrt(self.searches)  # geometric: as wide as long
         return {"steps": within(steps, slack * steps), "not found": exactly(0)}
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
@@ -565,6 +612,28 @@ class WalkCost(Law):
         jobs = [(self.n, self.degree, self.holders, self.walkers, share, seed) for seed in seeds]
         steps = [s for some in spread_out(_walked, jobs, tell) for s in some]
         return {"steps": fmean(s for s in steps if s is not None), "not found": steps.count(None)}
+
+
+def steps_on_paper(n: int, degree: int, holders: int, walkers: int) -> float:
+    """Mean steps of walks on a graph, without peers, until the first of them meets a holder."""
+    random, steps, searches = Random(1).fork("walks"), 0, 3000
+    for _ in range(3):
+        graph = graphs.random_regular(n, degree, random)
+        for _ in range(searches // 3):
+            having = frozenset(random.sample(range(n), holders))
+            while (start := random.below(n)) in having:
+                pass
+            walks = [(start, -1)] * walkers
+            while not any(at in having for at, _ in walks):
+                steps += 1
+                walks = [(_on(graph[at], before, random), at) for at, before in walks]
+    return steps / searches
+
+
+def _on(neighbours: Sequence[int], before: int, random: Random) -> int:
+    while (n := random.choice(neighbours)) == before and len(neighbours) > 1:
+        pass
+    return n
 
 
 def _walked(job: tuple[int, int, int, int, int, int]) -> list[int | None]:
