@@ -12,8 +12,9 @@ from polyarch.architectures.flooding import Flooding, FloodingOverlay
 from polyarch.blocks import graphs
 from polyarch.blocks.unstructured import Plan, ask_all, links_held
 from polyarch.core import BadArguments, Failure, Random, settle
+from polyarch.experiment import run as experiments
 from polyarch.experiment.laws import check, laws
-from polyarch.jobs.lookup import Holder, NotFound, holders
+from polyarch.jobs.lookup import Holder, Lookup, NotFound, holders
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.network import Network, Uniform
@@ -369,3 +370,13 @@ def test_twelve_live_peers_find_keys_while_a_quarter_is_killed() -> None:
             return sum(isinstance(a, Holder) and int(a.address[5:]) > 2 for a in answers)
 
         assert session.perform(experiment) == 60
+
+
+def test_figures_of_a_run_are_of_the_overlay_as_the_attack_left_it() -> None:
+    attacked = experiments.Question(
+        FloodingOverlay(nodes=40, graph="scale-free", formation="converged"),
+        Lookup(keys=50), duration=0.5, faults=["crash:best:25%:peer@0.1"],
+    )  # fmt: skip
+    record = experiments.run(attacked)
+    assert record.metrics["largest_component"] <= 0.75
+    assert record.holds  # and in the end all are there again

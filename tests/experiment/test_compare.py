@@ -10,6 +10,7 @@ from small_systems import Client, Draw, Well
 
 from polyarch.architectures.central_index import CentralIndex
 from polyarch.architectures.multicast import Multicast
+from polyarch.architectures.single_server import SingleServer
 from polyarch.architectures.static_peers import StaticPeers
 from polyarch.core import Refused, rpc
 from polyarch.core.job import Done
@@ -18,6 +19,7 @@ from polyarch.experiment.load import Load
 from polyarch.experiment.record import BlastRadius, Comparison
 from polyarch.experiment.run import Question, Trial
 from polyarch.jobs.broadcast import Broadcast
+from polyarch.jobs.kv import Kv
 from polyarch.jobs.lookup import Lookup
 from polyarch.report.verdict import sentences
 from polyarch.runtimes.sim.network import Constant, Network, Regional
@@ -167,21 +169,21 @@ def test_a_jobs_own_figures_are_from_before_anything_was_killed():
     # A kill is felt by its operations, which take a quarter of a second here: longer than the usual pace.
     assert cards(result)["index"].single_point_of_failure
     names = [m.name for m in result.measures]
-    assert names == ["success", "hops", "timeouts", "links", "upkeep", "imbalance"]
+    assert names == ["success", "hops", "timeouts", "links", "upkeep", "imbalance", "neighbours"]
     assert (index.metrics["upkeep"] > 0, static.metrics["upkeep"]) == (True, 0.0)
 
 
 @pytest.mark.parametrize(
     ("latency", "work", "rate", "saturates"),
-    [(0.05, 0, 100, False), (0.0001, 0, 100, False), (0.0001, 0.001, 100, True), (0.0001, 0.001, 900, True)],
+    [(0.05, 0, 100, False), (0.0001, 0, 100, False), (0.0001, 0.002, 100, True), (0.0001, 0.002, 900, True)],
 )
 def test_clients_that_are_answered_as_fast_as_ever_do_not_show_what_a_system_can_carry(
     latency, work, rate, saturates
 ):
-    """Two peers, of which each can do 1,000 messages/s if one takes a millisecond: some 400 lookups/s."""
-    simulated = {"network": Network(latency=Constant(latency)), "handler_cost": work}
-    questions = [Question(StaticPeers(nodes=2), Lookup(keys=200), rate=rate, options=simulated)]
-    pace = dataclasses.replace(PACE, steady=1.0, clients=16, kills=False)
+    """A server that can do 500 messages/s if one takes two milliseconds."""
+    simulated = {"network": Network(latency=Constant(latency)), "handler_cost": work, "disk_sync": 0.0}
+    questions = [Question(SingleServer(), Kv(), rate=rate, options=simulated)]
+    pace = dataclasses.replace(PACE, steady=0.5, clients=8, kills=False)
     (run,) = compare(questions, pace).runs
     assert (run.saturation_throughput_per_s is not None) == saturates
 

@@ -38,6 +38,14 @@ def test_the_responsible_member_is_the_one_at_the_least_distance(rule: Rule, cou
             assert truth.of(place) == nearest, (rule, place)
 
 
+def test_hashed_keys_that_follow_one_another_are_strangers() -> None:
+    """40 arcs of a ring, exponential ones: both keys are in the same one with probability 2/41."""
+    few, one = (Census(BITS, tuple(members(count, 1))) for count in (40, 1))
+    assert Lookup(keys=1000).figures((), few)["neighbours"] == pytest.approx(2 / 41, abs=0.02)
+    assert "neighbours" not in Lookup().figures((), one)
+    assert "neighbours" not in Lookup().figures((), Census(BITS, few.members, "holders", PEERS))
+
+
 def test_distances_are_those_of_the_papers() -> None:
     few = [Member(id, str(id), 1) for id in (2, 6, 12)]
     successor, closest, xor = (Responsible(4, few, rule) for rule in IDENTIFIED)

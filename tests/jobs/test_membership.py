@@ -55,6 +55,14 @@ def test_time_to_detect_counts_from_the_last_sign_of_life_that_anybody_had() -> 
     assert detection_times(["c"], [view("a", "ab", dead("c", 5.0, None))]) == []
 
 
+def test_detection_and_false_deaths_are_figures_of_a_run() -> None:
+    job = Membership()
+    job.before = BEFORE
+    views = [view("a", "abc", dead("c", 5.0, 2.0), dead("b")), view("b", "abc"), view("c", "abc", life=2)]
+    assert job.figures((), views) == {"detection_s": 2.0, "wrongly_dead": 1}
+    assert job.figures((), [view("a", "abc"), view("b", "abc"), view("c", "abc")]) == {"wrongly_dead": 0}
+
+
 def reading(address: str, value: float, estimate: float) -> Reading:
     return Reading(address, value, estimate)
 

@@ -237,6 +237,9 @@ class Averaging(Architecture):
         while len((await x.client.results()).of) < self.nodes:
             await x.sleep(self.period)
 
+    async def glance(self, x: Any) -> dict[str, Any]:
+        return (await self.observe(x))[0]
+
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
         readings = (await x.client.results()).of
         if not readings:

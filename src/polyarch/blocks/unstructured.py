@@ -52,7 +52,8 @@ SEARCHES = {
     "messages_per_hit": "the same, for each search that found somebody",
     "coverage": "mean share of all peers that a search asked",
     "duplicates": "share of the questions that came to peers who had had them already",
-    "largest_component": "share of all peers that are in the largest connected part of the overlay",
+    "largest_component": "share of all peers that are in the largest connected part of the overlay (under "
+    "faults that last to the end of the load: then)",
 }
 """What ``UnstructuredOverlay.observe`` measures."""
 
@@ -423,6 +424,10 @@ class UnstructuredOverlay(Architecture):
         members = len((await x.client.census()).members)
         return Verdict("all peers are members", members >= self.nodes, f"{members} of {self.nodes}")
 
+    async def glance(self, x: Any) -> dict[str, Any]:
+        graph = await links_held(x, tuple(f"peer-{i}" for i in range(self.nodes)))
+        return {"largest_component": len(components(graph)[0]) / self.nodes}
+
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
         addresses = tuple(f"peer-{i}" for i in range(self.nodes))
         measured: dict[str, Any] = await figures(x, self.nodes)
@@ -438,8 +443,7 @@ class UnstructuredOverlay(Architecture):
             measured["messages_per_hit"] = handled / found
         if asked:
             measured["duplicates"] = repeated / asked
-        graph = await links_held(x, addresses)
-        measured["largest_component"] = len(components(graph)[0]) / self.nodes
+        measured |= await self.glance(x)
         absent = done.count(None)
         detail = f"{self.nodes - absent} of {self.nodes} peers answer"
         return measured, [Verdict("all peers are there", not absent, detail)]

@@ -1,4 +1,4 @@
-"""The command line: ``polyarch list | show | run | compare | scale | laws | check | replay | verify``.
+"""The command line: ``polyarch list | show | run | compare | answer | scale | laws | check | replay | …``.
 
 Exit codes: 0 when all verdicts hold, 1 when one does not, 2 for bad use, with one line that says what was
 wrong and what would be right (3: something failed that nobody foresaw).  With ``--json -`` the record, and
@@ -24,6 +24,7 @@ from cyclopts import Parameter as Option
 from rich.markup import escape
 
 from polyarch.cli import options, output
+from polyarch.cli.answer import answer_
 from polyarch.cli.asked import Asked, check_offers, contestants
 from polyarch.cli.asked import vary as vary_
 from polyarch.cli.check import check_, replay_
@@ -245,6 +246,7 @@ def _sweep(asked: Asked, text: str, figure: str | None, json: str | None, report
     return 0 if result.holds else 1
 
 
+app.command(answer_, name="answer")
 app.command(laws_, name="laws")
 app.command(scale_, name="scale")
 app.command(check_, name="check")

@@ -34,7 +34,7 @@ from polyarch.report.table import blast_radius_table, comparison_table, matrix_t
 
 __all__ = [
     "catalogue_document", "console", "parameters_help", "print_architecture", "print_catalogue",
-    "print_comparison", "print_json", "progress", "show_document",
+    "print_comparison", "print_json", "progress", "question", "show_document",
 ]  # fmt: skip
 
 

@@ -415,6 +415,11 @@ class Architecture(Parameterised, abc.ABC):
         """After the load: its own ``metrics``, and verdicts on its own state."""
         return {}, []
 
+    async def glance(self, x: Any) -> dict[str, Any]:
+        """At the end of a load, while faults that last so long still hold: those of its metrics that show
+        them.  Quick: the faults wait for it."""
+        return {}
+
     def invariants(self, nodes: Mapping[str, Any], seen: dict[Any, Any]) -> Iterable[str]:
         """What is wrong with the states of the nodes that run, by address: ``polyarch check`` asks again and
         again.  ``seen``: remembered for the run.  Each text is ``what should hold: what was found``."""

@@ -25,7 +25,7 @@ from polyarch.experiment.churn import parse as parse_churn
 from polyarch.experiment.load import Load, LoadClient, LoadResult
 from polyarch.experiment.record import Cost, Latency, Operations, RunRecord, environment
 from polyarch.experiment.sides import sides_of
-from polyarch.faults.spec import Fault, doable, inject, parse, together
+from polyarch.faults.spec import Fault, doable, inject, lasts, parse, together
 from polyarch.measure.histogram import Histogram
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter, Named, Session, SessionError
@@ -104,6 +104,8 @@ class Trial:
         self.faults = faults_of(q, self.system, duration)
         random = Random(q.seed).fork("churn")
         self.churn = [Churning(churn, self.system, random) for churn in churn_of(q, self.system)]
+        self.glimpsed: dict[str, Any] = {}
+        """Metrics from the end of the load, while faults still held."""
         self.sides = sides_of(self.faults, q.runtime)
         """The sides of a partition, each with a client of its own."""
         several: dict[str, Any] = {}
@@ -187,7 +189,8 @@ class Trial:
             for one in churning:
                 await one.begin(x)
             begin, end = x.now, x.now + load.duration
-            injected = [x.spawn(inject(x, fault, begin, end, self.system)) for fault in faults]
+            glance = x.spawn(self._glance(x, end)) if any(lasts(f, load.duration) for f in faults) else None
+            injected = [x.spawn(inject(x, fault, begin, end, self.system, glance)) for fault in faults]
             injected += [x.spawn(one.run(x, begin, end)) for one in churning]
             if self.sides is not None and self.sides.fault in faults:
                 injected.append(x.spawn(self.sides.watch(x, load, self.question.job)))
@@ -197,6 +200,12 @@ class Trial:
             return result
 
         return self.perform(experiment)
+
+    async def _glance(self, x: Experimenter, end: float) -> None:
+        """At the end of the load, while faults that last so long still hold."""
+        await x.sleep(end - x.now)
+        with contextlib.suppress(Failure):
+            self.glimpsed = await self.question.architecture.glance(x)
 
     def end_churn(self) -> None:
         """Nobody stays away."""
@@ -265,7 +274,7 @@ class Trial:
         verdicts.append(Verdict("no node raised an exception", not bugs, f"{len(bugs)} raised{raised}"))
         if deaths:
             verdicts.append(Verdict("no process ended by itself", False, deaths[0]))
-        metrics = {**metrics, **q.job.figures(history, audit)}
+        metrics = {**metrics, **self.glimpsed, **q.job.figures(history, audit)}
         if self.sides is not None:
             metrics = {**metrics, **self.sides.metrics()}
         return verdicts, metrics
@@ -286,7 +295,8 @@ class Trial:
         self.perform(wait)
 
     def measured(self) -> dict[str, Any]:
-        """The metrics that are the job's ``measures``, of what has happened so far."""
+        """The metrics that are the job's ``measures``, of what has happened so far; none if something is too
+        broken to tell."""
         names = [measure.name for measure in type(self.question.job).measures]
         if not names:
             return {}
@@ -296,10 +306,12 @@ class Trial:
         async def look(x: Experimenter) -> dict[str, Any]:
             with contextlib.suppress(Failure):  # something may be broken: then it is as it is
                 await q.job.audit(x.client)  # waits for what is still under way
-            return (await q.architecture.observe(x))[0]
+            with contextlib.suppress(Failure):
+                return (await q.architecture.observe(x))[0]
+            return {}
 
         metrics = self.perform(look)
-        return {name: metrics[name] for name in names if name in metrics}
+        return {name: metrics[name] for name in names if name in metrics} | self.glimpsed
 
     def nodes(self) -> dict[str, int]:
         """How many of each role."""

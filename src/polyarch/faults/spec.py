@@ -39,7 +39,7 @@ from polyarch.core.system import Process, System
 from polyarch.core.tasks import gather, settle
 from polyarch.runtimes.base import Control
 
-__all__ = ["KINDS", "BadFault", "Fault", "doable", "inject", "over", "parse", "together"]
+__all__ = ["KINDS", "BadFault", "Fault", "doable", "inject", "lasts", "over", "parse", "together"]
 
 KINDS = ("crash", "pause", "partition", "loss", "delay", "duplicate", "reorder", "skew")
 CLIENT = "client"
@@ -250,11 +250,18 @@ def _probability(word: str) -> float:
     return value
 
 
-async def inject(x: Any, fault: Fault, begin: float, end: float, system: System | None = None) -> None:
+async def inject(
+    x: Any,
+    fault: Fault,
+    begin: float,
+    end: float,
+    system: System | None = None,
+    glance: Awaitable[Any] | None = None,
+) -> None:
     """Do one fault to a running system, and undo it at its time or at the end of the load.
 
     ``x``: an ``Experimenter``; ``begin`` and ``end``: of the load, by its clock; ``system``: needed to find
-    the best connected."""
+    the best connected; ``glance``: what is to end before a fault is undone that lasts to the end."""
     control: Control = x.control
     await _until(x, begin + fault.start)
     if x.now >= end:
@@ -276,6 +283,8 @@ async def inject(x: Any, fault: Fault, begin: float, end: float, system: System 
         if fault.both_ways:
             rules.append(await control.disturb(fault.targets, fault.sources, **what))
     await _until(x, end if fault.end is None else min(end, begin + fault.end))
+    if glance is not None and lasts(fault, end - begin):
+        await glance
     if fault.kind == "crash":
         await together(control.restart, fault.sources)
     elif fault.kind == "pause":
@@ -285,6 +294,11 @@ async def inject(x: Any, fault: Fault, begin: float, end: float, system: System 
             await control.skew(name)
     for rule in rules:
         await control.heal(rule)
+
+
+def lasts(fault: Fault, duration: float) -> bool:
+    """Whether a fault lasts to the end of a load of so many seconds."""
+    return fault.start < duration and (fault.end is None or fault.end >= duration)
 
 
 async def together(

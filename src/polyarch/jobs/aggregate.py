@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from polyarch.core.job import Done, Job, Operation, Verdict, Visit
+from polyarch.core.job import Done, Job, Measure, Operation, Verdict, Visit
 from polyarch.core.messages import rpc
 from polyarch.core.node import Node
 from polyarch.core.randomness import Random
@@ -63,6 +63,11 @@ class Aggregate(Job):
 
     port = Gauges
     rate = 50.0
+    saturates = False  # an answer is what a member believes: asking costs it nothing
+    measures = (
+        Measure("error", "what members believe is off by {}", better="low"),
+        Measure("spread", "what they believe differs by {} (standard deviation)", better="low"),
+    )
     members: int = parameter(1000, "who is meant: a number below this, modulo the members", least=1)
     changes: float = parameter(0.2, "share of operations that change a value", least=0, most=1)
     error: float = parameter(0.001, "that an estimate may have, as a part of the values' spread", least=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -127,6 +128,7 @@ class Lookup(Job):
     keys: int = parameter(10_000, "different keys that are asked for", least=1)
     skew: float = parameter(0.0, "Zipf exponent of their popularity; 0: uniform", least=0, most=4)
 
+    saturates = False  # asked as fast as it answers, it would be these lookups that the figures are of
     measures = (
         Measure("success", "{} of the lookups found somebody", "%", "high", factor=100.0),
         Measure("hops", "over {} hops", better="low"),
@@ -134,6 +136,7 @@ class Lookup(Job):
         Measure("links", "each node knows {} others", better="low"),
         Measure("upkeep", "sends {} messages/s when nobody asks", "messages/s", "low"),
         Measure("imbalance", "the busiest handles {} times the mean", better="low"),
+        Measure("neighbours", "{} of neighbouring keys are on the same node", "%", "high", factor=100.0),
     )
 
     before: Census | None = None
@@ -183,6 +186,20 @@ class Lookup(Job):
         kinds = {"right": right, "wrong": answered - right - unverifiable, "unverifiable": unverifiable}
         detail = f"{share}; " + ", ".join(f"{n} {kind}" for kind, n in kinds.items())
         return [Verdict("answers name the responsible member", not wrong, detail + wrong)]
+
+    def figures(self, history: Sequence[Done], audit: Any) -> dict[str, Any]:
+        """Which share of the keys has its next one (``key-7``, ``key-8``) on the same member: whether a range
+        of keys can be had from few.  Where content was placed anywhere, that says nothing."""
+        census = audit if isinstance(audit, Census) else msgspec.convert(audit, Census)
+        few = min(self.keys, _NEIGHBOURS)
+        if census.rule == "holders" or few < 2 or len(census.members) < 2:
+            return {}
+        truth = Responsible(census.bits, census.members, census.rule)
+        at = [truth.of(f"key-{i}").id for i in range(few)]
+        return {"neighbours": sum(one == other for one, other in itertools.pairwise(at)) / (few - 1)}
+
+
+_NEIGHBOURS = 1000  # keys that are looked at
 
 
 class Responsible:

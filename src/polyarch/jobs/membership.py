@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from polyarch.core.job import Done, Job, Operation, Verdict, Visit
+from polyarch.core.job import Done, Job, Measure, Operation, Verdict, Visit
 from polyarch.core.messages import rpc
 from polyarch.core.node import Node
 from polyarch.core.randomness import Random
@@ -85,6 +85,12 @@ class Membership(Job):
 
     port = Registrar
     rate = 50.0
+    saturates = False  # an answer is what a member knows: asking costs it nothing
+    measures = (
+        Measure("detection_s", "a crash is known to somebody {} s after the last sign of life", "s", "low"),
+        Measure("wrongly_dead", "{} times one who lived was declared dead", better="low"),
+        Measure("messages_per_period", "{} messages for each member and period", better="low"),
+    )
     numbers: int = parameter(1000, "who is asked about whom: numbers below this, modulo the members", least=1)
 
     before: Present | None = None
@@ -107,11 +113,23 @@ class Membership(Job):
 
     def check(self, history: Sequence[Done], audit: Any) -> list[Verdict]:
         views = msgspec.convert(audit, tuple[View, ...])
+        stayed, away = self._lives(views)
+        return [_complete_at_the_end(views), _noticed(away, stayed), _accurate(history, stayed)]
+
+    def figures(self, history: Sequence[Done], audit: Any) -> dict[str, Any]:
+        """The mean time until somebody knew of one who was away (if anybody was, and was noticed), and how
+        often one who stayed was declared dead by one who stayed."""
+        stayed, away = self._lives(msgspec.convert(audit, tuple[View, ...]))
+        times = detection_times(away, stayed)
+        found: dict[str, Any] = {"detection_s": sum(times) / len(times)} if times else {}
+        return {**found, "wrongly_dead": len(_wrongly_dead(stayed))}
+
+    def _lives(self, views: Sequence[View]) -> tuple[list[View], list[str]]:
+        """The views of those who stayed, and who was away between the beginning and now."""
         before = self.before.lives if self.before else {v.address: v.life for v in views}
         stayed = [v for v in views if before.get(v.address) == v.life]
-        lived = {v.address: True for v in stayed}
-        away = [v.address for v in views if v.address in before and v.address not in lived]
-        return [_complete_at_the_end(views), _noticed(away, stayed), _accurate(history, lived, stayed)]
+        there = {v.address: True for v in stayed}
+        return stayed, [v.address for v in views if v.address in before and v.address not in there]
 
 
 def _complete_at_the_end(views: Sequence[View]) -> Verdict:
@@ -151,10 +169,16 @@ def detection_times(away: Sequence[str], views: Sequence[View]) -> list[float]:
     return times
 
 
-def _accurate(history: Sequence[Done], lived: dict[str, bool], stayed: Sequence[View]) -> Verdict:
-    wrong = [(v.address, n) for v in stayed for n in v.notices if n.kind == "dead" and n.subject in lived]
+def _wrongly_dead(stayed: Sequence[View]) -> list[tuple[str, Notice]]:
+    """Who declared one who stayed dead."""
+    lived = {v.address: True for v in stayed}
+    return [(v.address, n) for v in stayed for n in v.notices if n.kind == "dead" and n.subject in lived]
+
+
+def _accurate(history: Sequence[Done], stayed: Sequence[View]) -> Verdict:
+    wrong = _wrongly_dead(stayed)
     answers = [done.value for done in history if done.outcome == "ok"]
-    detail = f"{len(wrong)} times one of {len(lived)} who stayed declared another one dead"
+    detail = f"{len(wrong)} times one of {len(stayed)} who stayed declared another one dead"
     if answers:
         detail += f"; {answers.count(False) / len(answers):.2%} of {len(answers)} answers were: not alive"
     if wrong:

@@ -221,8 +221,9 @@ def _none(sweep: Sweep, figure: Figure) -> str:
 # -- tables -----------------------------------------------------------------------------------------------
 
 
-def sweep_table(sweep: Sweep) -> RenderableType:
-    """Values as columns; of each figure a row for each architecture, the best of a column marked."""
+def sweep_table(sweep: Sweep, only: Sequence[str] = ()) -> RenderableType:
+    """Values as columns; of each figure a row for each architecture, the best of a column marked.  ``only``:
+    of these figures, by name, in this order, though they be all 0."""
     unit = f" ({sweep.axis.unit})" if sweep.axis.unit else ""
     table: Table = plain_table(
         f"{sweep.job} on {sweep.runtime}: {sweep.axis.parameter}{unit} varied, {sweep.rounds} rounds",
@@ -232,11 +233,14 @@ def sweep_table(sweep: Sweep) -> RenderableType:
     table.add_column("architecture")
     for value in sweep.axis.values:
         table.add_column(escape(value), justify="right")
-    for figure in figures_of_sweep(sweep):
+    figures = figures_of_sweep(sweep)
+    if only:
+        figures = sorted((f for f in figures if f.name in only), key=lambda f: only.index(f.name))
+    for figure in figures:
         rows = {name: sweep.of(name) for name in sweep.architectures}
         rows = {name: row for name, row in rows.items() if any(figure.name in p.figures for p in row)}
         spreads = [s for row in rows.values() for p in row if (s := p.figures.get(figure.name))]
-        if not any(s.high for s in spreads):
+        if not only and not any(s.high for s in spreads):
             continue  # nothing failed, nothing was lost: no line for each thing that did not happen
         winners = [_best(figure, [row[at] for row in rows.values()]) for at in range(len(sweep.axis.values))]
         heading = f"{figure.name} ({figure.unit})" if figure.unit else figure.name
