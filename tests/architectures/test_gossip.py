@@ -18,7 +18,8 @@ from polyarch.experiment.record import RunRecord
 from polyarch.experiment.run import Question, run
 from polyarch.jobs.aggregate import Aggregate
 from polyarch.jobs.broadcast import Broadcast
-from polyarch.laws.gossip import counted_pull, factor_of_constant_waiting, reached_alone, residue_of
+from polyarch.laws.averaging import factor_of_constant_waiting
+from polyarch.laws.rumours import counted_pull, reached_alone, residue_of
 from polyarch.laws.unstructured import giant
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.network import Constant, Network
