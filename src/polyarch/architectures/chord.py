@@ -81,6 +81,10 @@ class Chord(Joining, SuccessorHolding):
     ring: tuple[Peer, ...] = ()
     """All peers in the order of the ring: given to build a converged ring directly, without joins."""
 
+    patient = 1.0
+    """Seconds that this node waits for who was asked to go on with a lookup.  (Nodes have it of their own
+    only where messages are slow: there may be 100,000.)"""
+
     async def start(self) -> None:
         await super().start()
         # Beside me, predecessor and successors: farthest first, fingers[i] is the successor of
@@ -88,7 +92,6 @@ class Chord(Joining, SuccessorHolding):
         self.fingers: list[Peer] = []
         self.next_finger = 0
         self.unsure = False  # whether somebody may be between here and the successor whom we do not know
-        self.patient = 1.0  # seconds that we wait for who was asked to go on with a lookup
         if self.ring and not self.restarted:
             self.converge()
         else:
