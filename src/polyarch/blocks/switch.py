@@ -215,11 +215,11 @@ class Switch(Http):
             if len(self.marks) >= _MARKS:
                 self.marks.clear()
             self.marks[request.client] = marks
-        headers = {**request.headers, **marks}
-        if request.headers:
-            for name in marks:
-                if name in request.headers:
-                    headers[name] = f"{request.headers[name]}, {marks[name]}"
+        headers = dict(marks)
+        if theirs := request.headers:
+            headers |= theirs
+            for name, mark in marks.items():
+                headers[name] = f"{theirs[name]}, {mark}" if name in theirs else mark
         return Request(request.method, request.target, request.body, headers, request.client)
 
     def key(self, request: Request) -> str:

@@ -64,7 +64,7 @@ class Exchange:
         """No header has come yet."""
         self.content_type = ""
         self.cost = b""
-        self.cookies: list[str] = []
+        self.cookies: tuple[str, ...] = ()
         self.headers: dict[str, str] = {}
 
     def _finish(self, status: int, body: bytes, failure: Failure | None) -> None:
@@ -287,6 +287,7 @@ class _Connection(asyncio.Protocol):
         self.free_since = 0.0
         self._pool = pool
         self._flight: deque[Exchange] = deque()
+        self._read_for: Exchange | None = None  # whose answer was expected at the last read
         self._body: list[bytes] = []
         self._size = 0
         self._transport: asyncio.Transport
@@ -348,7 +349,7 @@ class _Connection(asyncio.Protocol):
             self.lose("an answer that nobody asked for")
             return
         self._pool.bytes_received += len(data)
-        first = self._flight[0]
+        first = self._read_for = self._flight[0]
         first.received += len(data)
         if first.received > self._pool.max_response + _HEAD:
             self.lose(f"the answer is larger than {self._pool.max_response} bytes")
@@ -377,10 +378,13 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         parts = self._body
         parser = self._parser
-        if parser is None or (status := parser.get_status_code()) < 200:
-            return  # 100 Continue and the like only announce the answer
+        if parser is None:
+            return
         if not self._flight:
             self.lose("an answer that nobody asked for")
+            return
+        if (status := parser.get_status_code()) < 200:
+            self._flight[0].forget()  # 100 Continue and the like only announce the answer
             return
         if parts:
             body = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -411,20 +415,13 @@ class _HeaderConnection(_Connection):
 
     _heads = True  # what comes now are headers, and not trailers, of which we need none
     _named: tuple[str, ...] = ()  # headers that Connection says are for us alone (RFC 9110, 7.6.1)
-    _new: Exchange | None = None  # sent since the last read: what came in that cannot be its answer
-
-    def send(self, exchange: Exchange) -> None:
-        self._new = exchange
-        super().send(exchange)
-
-    def data_received(self, data: bytes) -> None:
-        self._new = None
-        super().data_received(data)
 
     def on_message_begin(self) -> None:
         self._heads = True
-        if not self._flight or self._flight[0] is self._new:
-            # Whoever made the server say more than it was asked must not answer somebody else.
+        flight = self._flight
+        if not flight or (flight[0] is not self._read_for and self._pool.pipeline == 1):
+            # One answer has ended in this read, and here is another.  Whoever made the server say more than
+            # it was asked must not answer the next one, which was sent just now.
             self.lose("an answer that nobody asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -436,7 +433,7 @@ class _HeaderConnection(_Connection):
                 case b"polyarch-cost":
                     exchange.cost = value
                 case b"set-cookie":
-                    exchange.cookies.append(text)
+                    exchange.cookies += (text,)
                 case b"connection":
                     self._named += tuple(word.strip() for word in text.lower().split(","))
                 case _ if lower not in _OF_THE_CONNECTION:
@@ -451,5 +448,3 @@ class _HeaderConnection(_Connection):
                 if self._flight:
                     self._flight[0].headers.pop(name, None)
             self._named = ()
-        if self._parser is not None and self._parser.get_status_code() < 200 and self._flight:
-            self._flight[0].forget()  # an interim answer's headers are not the answer's

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 
 __all__ = ["METHODS", "encode_cookies", "encode_headers", "header_line"]
@@ -28,9 +28,9 @@ def _lines(headers: tuple[tuple[str, str], ...]) -> bytes:
     return b"".join(header_line(name, value) for name, value in headers)
 
 
-def encode_cookies(cookies: Iterable[str]) -> bytes:
+def encode_cookies(cookies: tuple[str, ...]) -> bytes:
     """A Set-Cookie line for each: they are the ones that cannot share a line."""
-    return b"".join(header_line("set-cookie", cookie) for cookie in cookies)
+    return b"".join(header_line("set-cookie", cookie) for cookie in cookies) if cookies else b""
 
 
 @lru_cache(maxsize=256)
