@@ -104,6 +104,23 @@ def test_of_several_it_says_who_is_best_from_where_to_where():
     assert sentence.endswith(", then steady")
 
 
+class Fast(Steady):
+    """Takes a millisecond."""
+
+    name = "fast"
+
+    def build(self, system: System) -> None:
+        asked, self.service = self.service, 0.001
+        super(Steady, self).build(system)
+        self.service = asked
+
+
+def test_who_overtakes_whom_behind_the_best_is_told_too():
+    result = complete(measured(["0.002", "0.008"], (Fast, Well, Steady)))
+    (sentence,) = [s for s in result.sentences if s.startswith("latency p50")]
+    assert sentence.startswith("latency p50: fast is best at each service; behind, steady overtakes well at")
+
+
 class Twin(Steady):
     """The same."""
 

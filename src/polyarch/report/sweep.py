@@ -147,10 +147,13 @@ def _sentences(sweep: Sweep, figures: Sequence[Figure], chosen: Figure | None) -
     said.sort(key=lambda pair: (pair[0] is not chosen, _UNCERTAIN in pair[1]))
     if chosen is not None and all(figure is not chosen for figure, _ in said):
         said.insert(0, (chosen, _none(sweep, chosen)))
-    if not said and figures and sweep.axis.places and len(sweep.architectures) > 1:
+    texts = [text for _, text in said]
+    if chosen is None and all(_UNCERTAIN in text for text in texts) and len(sweep.architectures) > 1:
+        told = {figure.name for figure, _ in said}
         there = [f for f in figures if any(f.name in point.figures for point in sweep.points)]
-        return [_none(sweep, there[0])] if there else []
-    return [text for _, text in said]
+        if there and sweep.axis.places and there[0].name not in told:
+            texts.insert(0, _none(sweep, there[0]))
+    return texts
 
 
 def _sentence(sweep: Sweep, figure: Figure) -> str:
@@ -184,7 +187,13 @@ def _relay(sweep: Sweep, figure: Figure, found: Sequence[BreakEven]) -> str:
             words.append(f"{_all(best)}{'' if words else _are(best)} up to {where}")
         if leaders:
             best, since = still or leaders, place
-    return f"{figure.name}: {', then '.join([*words, _all(best)])}" if words else ""
+    if words:
+        return f"{figure.name}: {', then '.join([*words, _all(best)])}"
+    behind = [b for b in found if b.overtakes not in best and b.overtaken not in best]
+    if not best or not behind:
+        return ""
+    others = " and ".join(f"{b.overtakes} overtakes {b.overtaken} at {_at(sweep, b)}" for b in behind[:2])
+    return f"{figure.name}: {_all(best)}{_are(best)} at each {sweep.axis.parameter}; behind, {others}"
 
 
 def _all(names: Sequence[str]) -> str:
@@ -230,7 +239,9 @@ def sweep_table(sweep: Sweep, only: Sequence[str] = ()) -> RenderableType:
         caption="* best, or equal to the best; ± the farthest round",
     )
     table.add_column("", no_wrap=True)
-    table.add_column("architecture")
+    labels = _labels(sweep.architectures)
+    same = labels[0] not in sweep.architectures
+    table.add_column(sweep.architectures[0].partition(":")[0] if same else "architecture", overflow="fold")
     for value in sweep.axis.values:
         table.add_column(escape(value), justify="right")
     figures = figures_of_sweep(sweep)
@@ -246,7 +257,8 @@ def sweep_table(sweep: Sweep, only: Sequence[str] = ()) -> RenderableType:
         heading = f"{figure.name} ({figure.unit})" if figure.unit else figure.name
         for line, (name, row) in enumerate(rows.items()):
             cells = [_cell(point.figures.get(figure.name), line in best) for point, best in zip(row, winners)]
-            table.add_row("" if line else escape(heading), escape(name), *cells)
+            label = labels[sweep.architectures.index(name)]
+            table.add_row("" if line else escape(heading), escape(label), *cells)
         table.add_section()
     notes = [
         Text(f"{name} is the same at each {sweep.axis.parameter}", style="dim") for name in sweep.unaffected
@@ -260,6 +272,12 @@ def sweep_table(sweep: Sweep, only: Sequence[str] = ()) -> RenderableType:
     )
     notes += [Text(line, style="bold red") for line in wrong]
     return Group(table, *notes)
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """What tells contestants apart: of one architecture only their settings."""
+    kinds = {name.partition(":")[0] for name in names}
+    return [name.partition(":")[2] or name if len(kinds) == 1 and len(names) > 1 else name for name in names]
 
 
 def _best(figure: Figure, points: Sequence[SweepPoint]) -> set[int]:
