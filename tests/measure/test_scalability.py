@@ -50,12 +50,12 @@ def test_the_intervals_cover_the_truth_about_as_often_as_they_say():
     covered = {"contention": 0, "coherence": 0, "peak": 0}
     truth = {"contention": 0.05, "coherence": 0.001, "peak": math.sqrt(0.95 / 0.001)}
     rng = np.random.default_rng(1)
-    for seed in range(40):
+    for seed in range(24):
         law = fit(*planted(0.05, 0.001, noise=0.03, seed=seed), rng)
         for name, value in truth.items():
             interval = getattr(law, name)
             covered[name] += interval.low <= value <= interval.high
-    assert min(covered.values()) >= 33  # 38 are expected
+    assert min(covered.values()) >= 19  # 22.8 are expected
 
 
 def test_what_falls_from_the_beginning_has_its_peak_at_one():
