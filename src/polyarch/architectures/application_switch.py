@@ -176,7 +176,9 @@ class ApplicationSwitch(Architecture):
     hedge: float = parameter(0.0, "seconds after which a second server is asked; 0: never", least=0)
     failures: int = parameter(1, "in a row, after which a server is left alone", least=1)
     shun: float = parameter(0.5, "how long it is left alone", least=0, unit="s")
-    check: float = parameter(0.0, "how often servers are asked whether they are there; 0: never", least=0)
+    check: float = parameter(
+        0.0, "how often servers are asked whether they are there; 0: never", least=0, unit="s"
+    )
     cores: int = parameter(1, "cores of each server's host, in a simulation", least=1)
 
     def build(self, system: System) -> None:
