@@ -21,6 +21,8 @@ requests until their TTLs end. When one was killed after 20 s, 379 of the 11,976
 TTL of 10 s, and 16 with 1 s, if the name server looks every 0.5 s who is there; 2,069 if it does not look.
 A short TTL mends both, and makes requests wait for the DNS: 5.97 messages each with a TTL of 0, 4.05 with
 10 s. Better are answers with all addresses, and clients that try the next one: then no request was lost.
+And servers beyond the number of domains have nothing to do: with a TTL of a minute 6 domains get 5,600
+requests per second from 8 servers and 5,500 from 16, 200 domains 14,700 from 16 (`polyarch scale`).
 """
 
 from __future__ import annotations
