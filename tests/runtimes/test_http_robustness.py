@@ -889,7 +889,7 @@ def test_a_hedge_saves_who_met_a_silent_server_and_nothing_that_changes_somethin
             statuses = sorted([(await exchange(port, method % i))[0] for i in range(2)])
             assert statuses == [200, status]
             assert (time.monotonic() - begin < 1.0) == (method is GET)
-            await asyncio.sleep(0.5)  # the silent one is left alone no more
+            await asyncio.sleep(1.1)  # it has been given up by now, and is left alone no more
 
     servers = (counted(silent, None), counted(quick, OK))
     settings = {"hedge_seconds": 0.05, "backend_seconds": 1.0, "shun_seconds": 0.1}
@@ -907,7 +907,7 @@ def test_who_fails_twice_in_a_row_is_left_alone_until_a_trial_and_retries_end_wi
         for i in range(20):
             assert (await exchange(port, GET % i))[0] == 200
         assert bad == [2]
-        await asyncio.sleep(0.35)
+        await asyncio.sleep(1.1)
         for i in range(4):
             assert (await exchange(port, GET % i))[0] == 200
         assert bad == [3], "one trial, which fails"
@@ -919,7 +919,7 @@ def test_who_fails_twice_in_a_row_is_left_alone_until_a_trial_and_retries_end_wi
         assert found[:10] == [200] * 10
         assert found.count(503) == 40 - good[0] >= 6
 
-    patient = {"failures": 2, "shun_seconds": 0.3}
+    patient = {"failures": 2, "shun_seconds": 1.0}
     assert switch(breaker, counted(bad, b""), counted(good, OK), tmp_path=tmp_path, **patient) == []
     assert good == [24]
     good[0] = 0
