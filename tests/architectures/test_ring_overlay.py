@@ -109,23 +109,6 @@ def test_who_leaves_tells_both_neighbours() -> None:
     assert after.predecessor.address == ring[2]
 
 
-def test_it_is_ready_again_only_when_who_was_away_has_joined() -> None:
-    architecture = RingOverlay(nodes=8, formation="converged")
-    session = SimSession(architecture, seed=1)
-
-    async def experiment(x: Experimenter) -> tuple[float, int]:
-        await architecture.ready(x)
-        before = x.now
-        await x.control.crash("peer-3")
-        x.spawn(x.control.restart("peer-3"))
-        await architecture.ready(x)
-        return x.now - before, len((await x.client.census()).members)
-
-    seconds, members = session.perform(experiment)
-    assert seconds > 0.4
-    assert members == 8
-
-
 @pytest.mark.local
 def test_live_peers_answer_while_some_are_killed() -> None:
     architecture = RingOverlay(nodes=8)
