@@ -27,16 +27,23 @@ class Refused extends Error {
   }
 }
 
-function answer(target) {
-  const url = new URL(target, "http://x");
+function answer(method, target) {
+  if (method !== "GET") throw new Refused(405, "method", `not ${method}`);
+  let url;
+  try {
+    url = new URL(target, "http://x");
+  } catch {
+    throw new Refused(400, "bad-arguments", "no path");
+  }
   const path = /^\/v(\d+)\/weather$/.exec(url.pathname);
   if (!path) throw new Refused(404, "unknown-method", `nothing at ${url.pathname}`);
   if (Number(path[1]) !== version)
     throw new Refused(409, "wrong-version", `this is version ${version}`);
   const city = cities.get(url.searchParams.get("city"));
   if (!city) throw new Refused(409, "unknown-city", String(url.searchParams.get("city")));
-  const day = Number(url.searchParams.get("day") ?? NaN);
-  if (!Number.isInteger(day) || day < 0 || day > 365)
+  const text = url.searchParams.get("day") ?? "";
+  const day = Number(text);
+  if (!/^\d{1,3}$/.test(text) || day > 365) // "1e2" and "" are numbers to JavaScript
     throw new Refused(400, "bad-arguments", "day must be a whole number from 0 to 365");
   const tenths = forecast(city, day);
   if (version === 1) return { city: city.name, day, celsius: tenths / 10 };
@@ -47,7 +54,7 @@ const server = http.createServer((request, response) => {
   let status = 200;
   let body;
   try {
-    body = answer(request.url);
+    body = answer(request.method, request.url);
   } catch (error) {
     status = error.status ?? 500;
     body = { error: error.code ?? "broken", detail: error.message };
