@@ -467,8 +467,14 @@ def report(options: argparse.Namespace, runs: int, results: dict[str, list[Resul
 
     def costs(name: str, cheap: str, dear: str) -> None:
         slower = paired_ratio(values(cheap), values(dear))
-        figure(name, Spread(slower.runs, *(100 * (v - 1) for v in (slower.median, slower.low, slower.high)),
-                            100 * slower.quartile_range))
+        figure(
+            name,
+            Spread(
+                slower.runs,
+                *(100 * (v - 1) for v in (slower.median, slower.low, slower.high)),
+                100 * slower.quartile_range,
+            ),
+        )
 
     costs("trace hash, % more time per event", "no trace hash", "pairs 1,000")
     costs("detailed, % more time per event", "pairs 1,000", "detailed")

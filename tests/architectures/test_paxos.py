@@ -123,7 +123,6 @@ def test_a_promise_survives_a_restart() -> None:
 def after_a_choice(without: str = "") -> list[str]:
     """A value is chosen, but whoever chose it is cut off before the others learn of it; another proposes."""
 
-
     class Silent(Server):
         def inform(self, decree: Decree, choice: Choice) -> None:
             pass

@@ -45,9 +45,7 @@ from polyarch.core.wire import MAX_FRAME
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter, Session
 
-SHAPE = Shape(
-    "triangle", (Point(1, 2.5), Point(-3, 4)), (7, "é"), Colour.BLUE, tags={"a": 1}, data=b"\0\xff"
-)
+SHAPE = Shape("triangle", (Point(1, 2.5), Point(-3, 4)), (7, "é"), Colour.BLUE, tags={"a": 1}, data=b"\0\xff")
 
 
 async def failure_of(call: Any, kind: Any = Failure) -> Any:

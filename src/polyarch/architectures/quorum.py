@@ -49,6 +49,7 @@ from polyarch.jobs.kv import FRESH, LINEARIZABLE, NOTHING_LOST, KeyValue, Kv, Va
 
 __all__ = ["Quorum", "QuorumClient", "Server"]
 
+
 class TooFew(Timeout, code="too-few-replicas"):
     """A quorum did not answer."""
 
@@ -159,6 +160,7 @@ class Server(VersionedStore):
             except Unreachable as refusal:
                 last = refusal
         raise last
+
 
 class QuorumClient(KeyValue):
     """Reads before it writes, so that the store knows what a write replaces (the context of section 4.1)."""

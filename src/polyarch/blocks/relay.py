@@ -15,11 +15,8 @@ P = TypeVar("P", bound=Node)
 
 
 def relaying(port: type[P]) -> type[P]:
-    """A base class with the operations of ``port``, each of which calls the same one of ``self.behind``::
-
-        class Front(relaying(Shop), Web):      # speaks HTTP, and holds no logic
-            behind: Orchestrator
-    """
+    """A base class with the operations of ``port``, each of which calls the same one of ``self.behind``:
+    ``class Front(relaying(Shop), Web): behind: Orchestrator`` speaks HTTP, and holds no logic."""
     relays = {name: _relay(name, method.function) for name, method in schema_of(port).methods.items()}
     return cast("type[P]", type(f"Relaying{port.__name__}", (port,), relays))
 

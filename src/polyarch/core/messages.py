@@ -413,5 +413,3 @@ def _stub(method: Method) -> Callable[..., Any]:
 def iterate_messages(owner: type) -> Iterator[Method]:
     """The messages of a class in the order of their names."""
     yield from schema_of(owner).methods.values()
-
-

@@ -258,9 +258,7 @@ class _Tally:
         self.started += 1
         return bool(self.load.account) and self.started % self.load.account == 0
 
-    def count(
-        self, name: str, outcome: str, code: str, intended: float, end: float, task: Task
-    ) -> None:
+    def count(self, name: str, outcome: str, code: str, intended: float, end: float, task: Task) -> None:
         """An operation has ended."""
         self.outcomes[outcome] += 1
         if outcome == "ok":
@@ -291,5 +289,3 @@ class _Tally:
             {name: h.to_dict() for name, h in self.latency.items()}, self.lateness.to_dict(), self.codes,
             self.accounted, self.messages, self.bytes, self.hops, self.first,
         )  # fmt: skip
-
-

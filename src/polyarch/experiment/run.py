@@ -394,9 +394,7 @@ def operations_of(history: Sequence[Done]) -> Operations:
     count = {"ok": 0, "fail": 0, "info": 0}
     for done in history:
         count[done.outcome] += 1
-    return Operations(
-        attempted=len(history), ok=count["ok"], failed=count["fail"], unknown=count["info"]
-    )
+    return Operations(attempted=len(history), ok=count["ok"], failed=count["fail"], unknown=count["info"])
 
 
 def failures_of(history: Sequence[Done]) -> dict[str, int]:

@@ -138,4 +138,3 @@ def _json_lines(lines: list[str], model: str) -> list[Call]:
 
 def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
-

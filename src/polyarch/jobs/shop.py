@@ -28,6 +28,7 @@ __all__ = ["PAGE", "Cancelled", "Declined", "NotFound", "OutOfStock", "Shop", "S
 PAGE = 200
 """Rows that one page of a listing holds at most."""
 
+
 class Declined(Refused, code="declined"):
     """The shop says no and means it: a proper answer, which trying again does not change."""
 

@@ -334,5 +334,3 @@ class WaitForToken(Law):
         await settle(*map(station, range(self.n)))
         # The first rotation begins where the token happens to be.
         return [b - a - 1 for turns in numbers for a, b in pairwise(turns[1:-1])]
-
-

@@ -207,9 +207,7 @@ class LocalEnv(Env):
             current.ledger.bytes += len(data) + HEADER
         process.transmit(reference._to, data, method.name)
 
-    def request(
-        self, back: Connection | None, call: int, name: str, arguments: Any, origin: Any
-    ) -> None:
+    def request(self, back: Connection | None, call: int, name: str, arguments: Any, origin: Any) -> None:
         """Handle a request.  ``origin``: the calling task (in this process), or the depth at which an
         accounted request came (0: nobody counts)."""
         if self.inbox is not None:

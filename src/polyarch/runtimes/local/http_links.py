@@ -90,9 +90,7 @@ class HttpLinks:
             if failure is not None:
                 process.event(process.resume, task, token, False, failure)
                 return
-            response = Response(
-                status, body, exchange.content_type, exchange.headers, exchange.cookies
-            )
+            response = Response(status, body, exchange.content_type, exchange.headers, exchange.cookies)
             # The server cannot know whose rules apply to what it answers: the link back is disturbed here.
             arrive = process.event, process.resume, task, token, True, response
             if not process.carry(place, process.name, *arrive):

@@ -173,5 +173,3 @@ class Link:
     def close(self) -> None:
         if self._connection is not None:
             self._connection._transport.abort()
-
-

@@ -282,6 +282,7 @@ class Kernel:
 
     def fail_now(self, caller: Task, token: int, failure: Failure) -> None:
         """Refuse a call at once, before it left."""
+
         def fail() -> None:
             if caller.token == token:
                 caller.throw(failure)
