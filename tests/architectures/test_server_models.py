@@ -30,6 +30,7 @@ from polyarch.experiment.run import Question, run
 from polyarch.jobs.compute import ComputeJob
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter
+from polyarch.runtimes.local import threads
 from polyarch.runtimes.sim.network import Constant, Network
 from polyarch.runtimes.sim.session import SimSession
 
@@ -378,6 +379,28 @@ class Street(Architecture):
         system.clients(ComputeClient(front=first))
 
 
+def test_sockets_wait_for_work_no_longer_than_work_has_waited_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+
+    def passes(seconds: float) -> None:
+        clock[0] += seconds
+
+    monkeypatch.setattr(threads.time, "thread_time", lambda: clock[0])
+    monkeypatch.setattr(threads.time, "monotonic", lambda: clock[0])
+    shares = threads.Shares()
+    for flood, pieces in ((0.004, 4), (0.0005, 1), (1.0, 10)):  # pieces of 1 ms; 10 ms at most
+        passes(flood)
+        shares.looked()
+        done = 0
+        while done == 0 or shares.due():
+            passes(0.00101)
+            shares.worked()
+            done += 1
+        assert done == pieces
+
+
 @pytest.mark.local
 def test_live_threads_block_at_the_same_time_and_a_single_one_blocks_everybody() -> None:
     async def experiment(x: Experimenter) -> dict[str, float]:
@@ -402,11 +425,11 @@ def test_live_threads_block_at_the_same_time_and_a_single_one_blocks_everybody()
         assert http == 3.0
         # All threads are busy, and who waits behind them gives up.
         pool, busy = x.at("pool-0", Server, timeout=20.0), x.at("pool-0", Http, timeout=0.05)
-        threads = [x.spawn(pool.block(0.3)) for _ in range(4)]
+        blocked = [x.spawn(pool.block(0.3)) for _ in range(4)]
         await x.sleep(0.05)
         with pytest.raises(Timeout):
             await busy.http(Request("GET", "/increment?value=1"))
-        await gather(*threads)
+        await gather(*blocked)
         assert await pool.increment(1) == 2
         tally = await pool.tally()
         assert (tally.late, tally.refused) == (1, 1)

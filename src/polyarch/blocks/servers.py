@@ -2,8 +2,10 @@
 
 A model (``architectures/single_threaded.py``, ``thread_per_connection.py``, ``thread_pool.py``,
 ``event_loop.py``) says who does the work of a request and who waits in its blocking call.  All of them
-refuse a request at once that they have no place for: an answer of "not now" costs next to nothing, while a
-queue without an end makes everybody wait until nobody is there any more for whom the work would be done.
+refuse a request at once that they have no place for: an answer of "not now" costs little (live, 0.06 ms of
+the server's own thread; but clients who ask again at once, a hundred of them, took 40 % of a server whose
+work is 2 ms), while a queue without an end makes everybody wait until nobody is there any more for whom the
+work would be done.
 
 Those who wait in a queue may give up meanwhile.  A request says how long its sender waits
 (``core/asker.py``); when its turn comes and the answer would be too late, it is not begun but refused

@@ -29,6 +29,7 @@ from polyarch.runtimes.base import EXPERIMENTER, Rule, describe_bug
 from polyarch.runtimes.local.env import LocalEnv
 from polyarch.runtimes.local.http_links import HttpLinks, http_handler
 from polyarch.runtimes.local.http_server import HttpServer
+from polyarch.runtimes.local.threads import Shares
 from polyarch.runtimes.local.timers import Timers
 from polyarch.runtimes.local.transport import Connection, Link
 
@@ -81,6 +82,7 @@ class LocalProcess:
         self.incoming: set[Connection] = set()
         self.dirty: list[Connection] = []
         self.ready: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
+        self.shares = Shares()
         self._inside = 0
         self._links: dict[str, Link] = {}
         self._expected: dict[int, tuple[Task, int, Method, int, Link | None]] = {}

@@ -17,7 +17,7 @@ from polyarch.core.threads import BUSY, Thread
 if TYPE_CHECKING:
     from polyarch.runtimes.local.env import LocalEnv
 
-__all__ = ["LocalThread", "OwnThread", "compute"]
+__all__ = ["LocalThread", "OwnThread", "Shares", "compute"]
 
 _PIECE = bytes(8192)
 """What is hashed again and again: 5 to 20 us.  ``hashlib`` lets go of Python's global lock for it, so that
@@ -32,6 +32,39 @@ def compute(seconds: float) -> None:
         sha256(_PIECE)
 
 
+class Shares:
+    """How a process's own thread divides its time between its nodes' work and its sockets.
+
+    Between two pieces of work the sockets are looked at.  But a flood of requests, each of which is quickly
+    refused, would leave no time for those that were let in (the livelock of Mogul and Ramakrishnan,
+    "Eliminating receive livelock in an interrupt-driven kernel", USENIX 1996): so work that waits gets as
+    much time as the sockets took.
+    """
+
+    __slots__ = ("_until", "_used")
+
+    MOST = 0.010
+    """Seconds that sockets wait at a time."""
+
+    def __init__(self) -> None:
+        self._used = time.thread_time()
+        """Processor time of this thread until the last piece of work ended."""
+        self._until = 0.0
+
+    def looked(self) -> None:
+        """The sockets were looked at, and a piece of work begins."""
+        took = min(self.MOST, time.thread_time() - self._used)
+        self._until = time.monotonic() + took
+
+    def worked(self) -> None:
+        """A piece of work has ended."""
+        self._used = time.thread_time()
+
+    def due(self) -> bool:
+        """Whether the next piece comes before the sockets."""
+        return time.monotonic() < self._until
+
+
 class OwnThread(Suspension):
     """The node's own thread computes or blocks, and everybody in its process waits."""
 
@@ -44,13 +77,20 @@ class OwnThread(Suspension):
     def suspend(self, task: Task) -> None:
         process = task.env.process
 
-        def run() -> None:
+        shares = process.shares
+
+        def run(after_sockets: bool) -> None:
+            if after_sockets:
+                shares.looked()
             self.does(max(0.0, self.seconds))
+            shares.worked()
             task.resume()
 
-        # In an event of its own: what was answered before leaves first, and between two pieces of work the
-        # sockets are looked at.
-        process.loop.call_soon(process.event, run)
+        if shares.due():
+            process.ready.append((run, (False,)))
+        else:
+            # In an event of its own: what was answered before leaves first, and the sockets are looked at.
+            process.loop.call_soon(process.event, run, True)
 
 
 class LocalThread(Thread):
