@@ -92,7 +92,7 @@ def test_a_run_with_crashes_and_losses_ends_in_agreement() -> None:
         )
     )
     assert record.holds, record.verdicts
-    assert record.metrics["messages per change"] > 0
+    assert record.metrics["messages_per_change"] > 0
 
 
 @pytest.mark.local

@@ -61,12 +61,12 @@ def test_skewed_clocks_losses_and_crashes_change_nothing(seed: int) -> None:
     record = run(question)
     assert record.holds, record.verdicts
     assert record.metrics["events"] > 150
-    assert record.metrics["longest chain"] < record.metrics["events"]
+    assert record.metrics["longest_chain"] < record.metrics["events"]
 
 
 def test_the_listing_has_a_line_for_each_event_and_a_column_for_each_process() -> None:
     record = run(Question(LogicalClocks(listing=7), Ordering(), duration=3.0))
-    lines = record.metrics["space-time"].splitlines()
+    lines = record.metrics["space_time"].splitlines()
     assert len(lines) == 7
     sent = Event(1, 4, "send", "1.4", 2, 9, (1, 5, 0))
     assert line(sent, 3).split() == ["9", "|", "1.4>", "|", "to", "2", "(1,", "5,", "0)"]

@@ -89,10 +89,10 @@ def test_a_run_measures_the_entries_and_their_messages(way: type[Architecture]) 
     assert record.holds
     per_entry = {CentralMutex: 3, RicartAgrawala: 6, TokenRing: None}[way]
     if per_entry is not None:
-        assert record.metrics["messages per entry"] == per_entry
+        assert record.metrics["messages_per_entry"] == per_entry
     else:
-        assert record.metrics["messages per entry"] > 2
-    assert record.metrics["longest wait"] >= record.metrics["mean wait"] > 0
+        assert record.metrics["messages_per_entry"] > 2
+    assert record.metrics["longest_wait_s"] >= record.metrics["mean_wait_s"] > 0
 
 
 @pytest.mark.local

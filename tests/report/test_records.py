@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from polyarch.experiment import record
+from polyarch.experiment import catalogue, record
 from polyarch.experiment.record import BadRecord, Comparison, Cost, Operations, RunRecord, Spread
 
 from .conftest import make_card, make_run
+
+
+def test_figures_have_names_without_spaces() -> None:
+    """A program reads them: ``longest_wait_s``, not ``longest wait``."""
+    names = [(kind.name, name) for kind in catalogue.architectures().values() for name in kind.metrics]
+    names += [(job.name, measure.name) for job in catalogue.jobs().values() for measure in job.measures]
+    assert len(names) > 100
+    assert not [name for name in names if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name[1])]
 
 
 def test_a_figure_that_was_not_measured_is_absent_not_zero() -> None:

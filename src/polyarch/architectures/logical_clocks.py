@@ -99,8 +99,8 @@ class LogicalClocks(Architecture):
     claims = ("causal order without a physical clock",)
     metrics = {
         "events": "of all processes",
-        "longest chain": "the greatest Lamport time: events that had to follow one another",
-        "space-time": "the first events in Lamport's order: process, event, Lamport time and vector",
+        "longest_chain": "the greatest Lamport time: events that had to follow one another",
+        "space_time": "the first events in Lamport's order: process, event, Lamport time and vector",
     }
 
     nodes: int = parameter(3, "processes", least=1)
@@ -116,9 +116,9 @@ class LogicalClocks(Architecture):
         events = sorted(happenings.events, key=lambda e: (e.lamport, e.process))
         metrics: dict[str, Any] = {"events": len(events)}
         if events:
-            metrics["longest chain"] = events[-1].lamport
+            metrics["longest_chain"] = events[-1].lamport
         if self.listing:
-            metrics["space-time"] = "\n".join(line(e, self.nodes) for e in events[: self.listing])
+            metrics["space_time"] = "\n".join(line(e, self.nodes) for e in events[: self.listing])
         return metrics, []
 
 

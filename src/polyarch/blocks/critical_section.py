@@ -20,9 +20,9 @@ from polyarch.jobs.mutex import CriticalSection, Turn, Usage
 __all__ = ["ENTRIES", "Participant", "Resource", "SectionClient", "Waits", "figures"]
 
 ENTRIES = {
-    "messages per entry": "messages of the algorithm, those of the resource and of clients left out",
-    "mean wait": "seconds from asking to being in, in the line of the own process too",
-    "longest wait": "seconds",
+    "messages_per_entry": "messages of the algorithm, those of the resource and of clients left out",
+    "mean_wait_s": "seconds from asking to being in, in the line of the own process too",
+    "longest_wait_s": "seconds",
     "entries": "stays in the critical section",
 }
 """What ``figures`` measures."""
@@ -172,7 +172,7 @@ async def figures(x: Any, participants: tuple[str, ...], messages: tuple[str, ..
     found: dict[str, Any] = {"entries": entries}
     if entries:
         by_method = (await x.control.traffic()).by_method
-        found["messages per entry"] = sum(by_method.get(name, 0) for name in messages) / entries
-        found["mean wait"] = sum(w.total for w in waits) / entries
-        found["longest wait"] = max(w.longest for w in waits)
+        found["messages_per_entry"] = sum(by_method.get(name, 0) for name in messages) / entries
+        found["mean_wait_s"] = sum(w.total for w in waits) / entries
+        found["longest_wait_s"] = max(w.longest for w in waits)
     return found

@@ -21,9 +21,9 @@ __all__ = ["ELECTIONS", "ElectionClient", "Participant", "agreed", "figures"]
 
 ELECTIONS = {
     "changes": "times that a participant took up a leader, after the first one",
-    "messages per change": "messages of the algorithm for each time that somebody became the leader",
-    "mean time without": "seconds that a participant knew no leader, for each of them",
-    "longest time without": "seconds",
+    "messages_per_change": "messages of the algorithm for each time that somebody became the leader",
+    "mean_time_without_s": "seconds that a participant knew no leader, for each of them",
+    "longest_time_without_s": "seconds",
 }
 """What ``figures`` measures."""
 
@@ -146,8 +146,8 @@ async def figures(
     found: dict[str, Any] = {"changes": sum(g.followed for g in gaps) - len(gaps)}
     if led:
         by_method = (await x.control.traffic()).by_method
-        found["messages per change"] = sum(by_method.get(name, 0) for name in messages) / led
+        found["messages_per_change"] = sum(by_method.get(name, 0) for name in messages) / led
     if waits:
-        found["mean time without"] = sum(waits) / len(waits)
-        found["longest time without"] = max(waits)
+        found["mean_time_without_s"] = sum(waits) / len(waits)
+        found["longest_time_without_s"] = max(waits)
     return found, []

@@ -71,7 +71,7 @@ def print_comparison(result: Comparison) -> None:
 
 def print_catalogue() -> None:
     """Jobs, architectures, and the matrix."""
-    out = console()
+    out = console(60 + 10 * len(catalogue.jobs()))
     out.print("[bold]Jobs[/]")
     for name, job in catalogue.jobs().items():
         out.print(f"  [cyan]{name:<22}[/] {escape(summary(job))}")
@@ -93,6 +93,7 @@ def catalogue_document() -> dict[str, Any]:
                 "summary": summary(kind),
                 "operations": {n: m.signature() for n, m in schema_of(kind.port).methods.items()},
                 "runtime": kind.runtime,
+                "measures": _measures(kind),
                 "parameters": _parameters(kind),
             }
             for name, kind in catalogue.jobs().items()
@@ -140,6 +141,7 @@ def show_document(kind: type[Architecture]) -> dict[str, Any]:
         "parameters": _parameters(kind),
         "claims": list(kind.claims),
         "metrics": dict(kind.metrics),
+        "measures": {j.name: _measures(j) for j in catalogue.offered(kind) if j.measures},
     }
 
 
@@ -162,6 +164,8 @@ def print_architecture(kind: type[Architecture]) -> None:
         out.print("\n[bold]Parameters[/]")
         out.print("\n".join(_parameter_lines(kind)))
     metrics = [f"{name}: {text}" for name, text in kind.metrics.items()]
+    for job, own in document["measures"].items():
+        metrics += [f"{n}: {text} (the job {job})" for n, text in own.items() if n not in kind.metrics]
     for title, lines in (("Claims", kind.claims), ("Metrics", metrics)):
         if lines:
             out.print(f"\n[bold]{title}[/]")
@@ -193,6 +197,11 @@ def question(kind: type[Architecture]) -> str:
         if re.match(r"[A-Z][^.:;]*\?", text):
             return text
     return ""
+
+
+def _measures(job: type[Job]) -> dict[str, str]:
+    """What a job's own figures say, by their names among the metrics of a run."""
+    return {measure.name: measure.words.format("…") for measure in job.measures}
 
 
 def _parameters(kind: type[Architecture] | type[Job]) -> dict[str, Any]:

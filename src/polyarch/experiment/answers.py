@@ -40,11 +40,11 @@ class Shown:
 _STABLE = {"formation": "converged"}
 _CRASHES = "fault=crash:10%:peer@0.1,crash:30%:peer@0.1,crash:50%:peer@0.1"
 _SIZES = "nodes=16,64,256"
-_CHURN = "churn=poisson:0.2,poisson:1,poisson:4"
+_CHURN = "churn=poisson:1:crash,poisson:4:crash,poisson:16:crash"
 _KV = Shown(
     "The key-value store on it while peers come and go without a word, as many a second as stated: keys "
     "that lost a write, stale reads, and what keeping copies costs",
-    "kv", "", "churn=poisson:0.5:crash,poisson:2:crash",
+    "kv", "", "churn=poisson:1:crash,poisson:4:crash",
     ("lost_keys", "stale_reads", "failed", "unknown", "timeouts", "copies", "upkeep"),
     {"nodes": "32", "duration": "9", "rate": "50"},
 )  # fmt: skip
@@ -60,7 +60,7 @@ def _structured(name: str) -> tuple[Shown, ...]:
             ("hops", "messages per operation", "links", "upkeep", "neighbours"), _STABLE,
         ),
         Shown(
-            "While peers come and go, as many a second as stated: dead peers on the way, lookups that fail",
+            "While peers come, and go without a word, as many a second as stated: dead peers on the way",
             "lookup", name, _CHURN, ("success", "hops", "timeouts", "latency p99", "upkeep"),
             {**_STABLE, "nodes": "64"},
         ),

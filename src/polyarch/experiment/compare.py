@@ -101,6 +101,8 @@ def compare(questions: Sequence[Question], pace: Pace) -> Comparison:
 def _compare(questions: Sequence[Question], pace: Pace) -> Comparison:
     trials: list[Trial] = []
     job, runtime = questions[0].job, questions[0].runtime
+    # While peers come and go, figures are to be of the stated load alone.
+    saturates = job.saturates and not any(q.churn for q in questions)
     steady_load = [load_of(dataclasses.replace(q, duration=pace.steady)) for q in questions]
     traced = questions[0].trace is not None
     rounds = [msgspec.structs.replace(steady_load[0], name=f"round {r + 1}") for r in range(pace.rounds)]
@@ -114,11 +116,11 @@ def _compare(questions: Sequence[Question], pace: Pace) -> Comparison:
         for trial in trials:
             trial.plan([load for load in rounds if load.rate is not None])
         # Code paths, caches and connections are warmed up before anything counts.
-        saturating = [_warmed_up(trial, pace) if job.saturates else 0.0 for trial in trials]
+        saturating = [_warmed_up(trial, pace) if saturates else 0.0 for trial in trials]
         for round_ in range(pace.rounds):
             # Each round begins with another one: nobody is always the first after a change of phase.
             order = [(i + round_) % len(trials) for i in range(len(trials))]
-            for i in order if job.saturates else ():
+            for i in order if saturates else ():
                 load = Load(duration=saturating[i], clients=pace.clients, account=0)
                 saturation[i].append(trials[i].load(load, phase=f"saturation, round {round_ + 1}"))
             for i in order if round_ < len(rounds) else ():

@@ -128,7 +128,7 @@ def matrix_table(
     table = plain_table("Jobs by architecture")
     table.add_column("architecture", no_wrap=True)
     for job in matrix:
-        table.add_column(escape(job), justify="center")
+        table.add_column(escape(job), justify="center", overflow="fold")
     notes: dict[str, int] = {}
 
     def cell(reason: str) -> RenderableType:
