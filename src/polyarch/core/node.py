@@ -57,7 +57,8 @@ class HasAddress(Protocol):
 
 
 class Env(abc.ABC):
-    """What a runtime gives to one incarnation of a node.  Authors use it through ``Node``."""
+    """What a runtime gives to one incarnation of a node, and must implement.  Authors use it through ``Node``,
+    which says what else these mean; times are seconds of the node's own clock."""
 
     __slots__ = ()
 
@@ -80,14 +81,23 @@ class Env(abc.ABC):
     def disk(self) -> Disk: ...
     @abc.abstractmethod
     def now(self) -> float: ...
+
     @abc.abstractmethod
-    def call(self, task: Task, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None: ...
+    def call(self, task: Task, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None:
+        """Send a request; resume the task with the answer, or a Failure, at its timeout at the latest."""
+
     @abc.abstractmethod
-    def send(self, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None: ...
+    def send(self, reference: Reference, method: Method, arguments: tuple[Any, ...]) -> None:
+        """Send a one-way message."""
+
     @abc.abstractmethod
-    def answer(self, task: Task, value: Any) -> None: ...
+    def answer(self, task: Task, value: Any) -> None:
+        """A handler that had suspended has returned: answer who called it."""
+
     @abc.abstractmethod
-    def answer_failure(self, task: Task, error: Failure) -> None: ...
+    def answer_failure(self, task: Task, error: Failure) -> None:
+        """A handler that had suspended has failed: answer who called it."""
+
     @abc.abstractmethod
     def after(self, seconds: float, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Timer: ...
     @abc.abstractmethod
@@ -102,12 +112,18 @@ class Env(abc.ABC):
     def blocking_call(self, seconds: float) -> Suspension: ...
     @abc.abstractmethod
     def thread(self) -> Thread: ...
+
     @abc.abstractmethod
-    def soon(self, function: Callable[[], None]) -> None: ...
+    def soon(self, function: Callable[[], None]) -> None:
+        """Call it as an event of its own, at this very time."""
+
     @abc.abstractmethod
-    def bug(self, error: BaseException) -> None: ...
+    def bug(self, error: BaseException) -> None:
+        """The node has raised what is no Failure: keep it for the record of the run."""
+
     @abc.abstractmethod
-    def wait_foreign(self, task: Task, waiting: Any) -> None: ...
+    def wait_foreign(self, task: Task, waiting: Any) -> None:
+        """A task awaits what is not Polyarch's (an asyncio future): resume it, or throw a TypeError."""
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Task:
         """Run a coroutine of this node beside the present one."""

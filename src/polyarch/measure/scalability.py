@@ -69,6 +69,7 @@ class Usl:
     """Root mean square of the relative residuals."""
 
     def throughput(self, n: float) -> float:
+        """What ``n`` would do, in the unit of what was measured."""
         return self.one.value * usl(n, self.contention.value, self.coherence.value)
 
     def linear_to(self) -> float:

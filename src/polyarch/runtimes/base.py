@@ -81,6 +81,7 @@ class Rule:
     """Probability that a message is held back and overtaken by later ones."""
 
     def applies(self, source: str, target: str) -> bool:
+        """Whether messages from one process to another are disturbed."""
         return (self.sources is None or source in self.sources) and (
             self.targets is None or target in self.targets
         )
