@@ -57,8 +57,8 @@ class HasAddress(Protocol):
 
 
 class Env(abc.ABC):
-    """What a runtime gives to one incarnation of a node, and must implement.  Authors use it through ``Node``,
-    which says what else these mean; times are seconds of the node's own clock."""
+    """What a runtime gives to one incarnation of a node, and must implement.  Authors use it through
+    ``Node``, which says what else these mean; times are seconds of the node's own clock."""
 
     __slots__ = ()
 
