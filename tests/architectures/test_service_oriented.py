@@ -128,7 +128,11 @@ def test_a_version_that_changes_is_followed_by_who_understands_it() -> None:
         for day in range(60):
             assert await x.client.weather(CITY.name, day) == expected(day)
             await x.sleep(0.1)
-        return before, await offered(x), await calls_of(x)
+        bound = await calls_of(x)
+        await x.control.crash("weather-0")
+        await x.control.restart("weather-0")
+        await x.sleep(0.5)
+        return before, await offered(x), bound
 
     before, after, bound = session.perform(experiment)
     assert set(before.values()) == {1}
@@ -214,6 +218,7 @@ def test_live_javascript_publishes_itself_is_found_gives_the_same_weather_change
                 if "weather-js-0" in await offered(x):
                     break
                 await x.sleep(0.1)
+            assert await offered(x) == {"weather-js-0": 2}, "as before the crash"
             assert await x.client.weather(CITY.name, 8) == expected(8)
             return await calls_of(x)
 
@@ -229,11 +234,11 @@ def test_live_javascript_publishes_itself_is_found_gives_the_same_weather_change
                 return error.code
 
         for day in ("&day=x", "&day=400", "", "&day=", "&day=1e2", "&day=-1", "&day=%200x10"):
-            assert status(f"/v1/weather?city=Berlin{day}") == 400, day
+            assert status(f"/v2/weather?city=Berlin{day}") == 400, day
         assert status("//") == 400
-        assert status("/v1/weather?city=Berlin&day=3") == 200
-        assert status("/v1/weather?city=Atlantis&day=3") == 409
-        assert status("/v2/weather?city=Berlin&day=3") == 409
+        assert status("/v2/weather?city=Berlin&day=3") == 200
+        assert status("/v2/weather?city=Atlantis&day=3") == 409
+        assert status("/v1/weather?city=Berlin&day=3") == 409
         assert status("/elsewhere") == 404
 
 

@@ -180,7 +180,8 @@ class WeatherService(Provider):
 
     async def start(self) -> None:
         await super().start()
-        if self.upgrade:
+        self.version = self.disk.get("version", int, 1)  # a crash takes no new version back
+        if self.upgrade and self.version == 1:
             # One instance after the other.
             self.after(self.upgrade + number_of(self.address) * 0.5, self.become_version_2)
 
@@ -190,6 +191,8 @@ class WeatherService(Provider):
         except Failure:
             pass  # it will be told of version 2
         self.version = 2
+        self.disk.put("version", 2)
+        await self.disk.sync()
         await self.publish()
 
     @get("/v1/weather")
@@ -280,8 +283,7 @@ class Portal(Almanac, Web):
                 failure = gone
                 self.failed += 1
                 changed = isinstance(gone, WrongVersion)  # then what was found is out of date
-                left = [] if changed else [i for i in self.found[service] if i != instance]
-                self.found[service] = left
+                self.found[service] = [] if changed else [i for i in self.found[service] if i != instance]
                 continue
             self.calls[instance.technology] = self.calls.get(instance.technology, 0) + 1
             return answer
@@ -372,9 +374,8 @@ class ServiceOriented(Architecture):
             theirs = WeatherService(registry=registry, lease=lease, upgrade=upgrade, technology="Node.js")
             cities = [{"name": c.name, "july": c.july, "january": c.january} for c in almanac.CITIES]
             config = {"cities": cities, "lease": lease, "upgrade": upgrade}
-            script = NodeJs(
-                "weather.mjs", theirs, config, {"registry": "registry-0"}, required=self.weather == "node"
-            )
+            must, ports = self.weather == "node", {"registry": "registry-0"}
+            script = NodeJs("weather.mjs", theirs, config, ports, required=must)
             system.component("weather-js", script, cores=self.cores)
         portal = Portal(registry=registry, understands=self.understands, keep=self.keep)
         system.role("portal", portal, cores=self.cores)
@@ -391,10 +392,8 @@ class ServiceOriented(Architecture):
         if isinstance(portal, Failure) or not portal.calls:
             return {}, []
         calls = sum(portal.calls.values())
-        metrics: dict[str, Any] = {
-            "failed_calls": portal.failed,
-            "nodejs_share": portal.calls.get("Node.js", 0) / calls,
-        }
+        nodejs = portal.calls.get("Node.js", 0) / calls
+        metrics: dict[str, Any] = {"failed_calls": portal.failed, "nodejs_share": nodejs}
         if not isinstance(finds, Failure):
             metrics["finds_per_call"] = finds / calls
         return metrics, []

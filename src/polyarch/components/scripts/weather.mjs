@@ -5,12 +5,13 @@
 //
 // It publishes itself, renews its lease, and withdraws when it is told to end.
 
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import http from "node:http";
 
 const config = JSON.parse(readFileSync(process.argv[2], "utf8"));
 const cities = new Map(config.cities.map((city) => [city.name, city]));
-let version = 1;
+const upgraded = process.argv[2] + ".upgraded"; // a crash takes no new version back
+let version = existsSync(upgraded) ? 2 : 1;
 
 function forecast(city, day) {
   let away = Math.abs(day - 196);
@@ -98,10 +99,11 @@ const publish = () => tell("publish", { version, technology: "Node.js", lease: c
 server.listen(config.port, "127.0.0.1", () => {
   publish();
   setInterval(publish, (config.lease / 3) * 1000);
-  if (config.upgrade > 0)
+  if (config.upgrade > 0 && version === 1)
     setTimeout(async () => {
       await tell("withdraw", {});
       version = 2;
+      writeFileSync(upgraded, "");
       publish();
     }, config.upgrade * 1000);
 });
