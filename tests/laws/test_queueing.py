@@ -15,6 +15,7 @@ from polyarch.core import Random
 from polyarch.experiment.laws import Law, check
 from polyarch.laws.queueing import (
     AnyService,
+    FullPool,
     FullQueue,
     LossSystem,
     OneServer,
@@ -25,7 +26,7 @@ from polyarch.laws.queueing import (
     served,
 )
 from polyarch.laws.queueing_networks import Chain, Closed, Fairness, Little, TailAtScale, Tandem
-from polyarch.laws.queueing_theory import erlang_b, erlang_c
+from polyarch.laws.queueing_theory import erlang_b, erlang_c, full_queue
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,7 @@ from polyarch.laws.queueing_theory import erlang_b, erlang_c
         (AnyService, {"rho": 0.5, "service": "uniform", "server": "event_loop", "jobs": 10_000}),
         (FullQueue, {"k": 4, "rho": 1.0, "jobs": 10_000}),
         (FullQueue, {"k": 1, "rho": 2.0, "jobs": 10_000}),
+        (FullPool, {"c": 3, "places": 2, "rho": 1.2, "jobs": 6_000}),
         (LossSystem, {"c": 5, "a": 4.0, "service": "uniform", "jobs": 10_000}),
         (SharedCore, {"rho": 0.6, "service": "uniform", "jobs": 10_000}),
         (Tandem, {"rate": 2.0, "mu1": 4.0, "mu2": 3.0, "mu3": 8.0, "jobs": 10_000}),
@@ -89,6 +91,18 @@ def test_erlangs_formulas_are_those_of_the_birth_and_death_process(c: int, a: fl
     if a < c:
         waiting = states[-1] / (1 - a / c)
         assert erlang_c(c, a / c) == pytest.approx(waiting / (sum(states[:-1]) + waiting))
+
+
+@pytest.mark.parametrize(("rho", "k"), [(0.5, 1), (0.8, 10), (1.0, 4), (1.2, 10), (3.0, 30)])
+def test_a_full_queue_is_that_of_the_formulas_and_of_erlang(rho: float, k: int) -> None:
+    shares = [rho**n for n in range(k + 1)]
+    full = full_queue(1, k, rho)
+    assert full.lost == pytest.approx(shares[-1] / sum(shares))
+    there = sum(n * share for n, share in enumerate(shares)) / sum(shares)
+    assert full.time == pytest.approx(there / rho / (1 - full.lost))
+    assert full_queue(k, k, rho).lost == pytest.approx(erlang_b(k, k * rho))
+    assert full_queue(k, k, rho).time == pytest.approx(1.0)
+    assert full_queue(k, k, rho).time_spread == pytest.approx(1 / math.sqrt(1 - full_queue(k, k, rho).lost))
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])

@@ -29,6 +29,7 @@ from polyarch.laws.queueing_theory import (
     erlang_b,
     erlang_c,
     error_of_waiting,
+    full_queue,
     many_servers,
 )
 from polyarch.runtimes.base import Experimenter
@@ -64,7 +65,7 @@ def error_of_share(share: float, rho: float, jobs: int) -> float:
 
 def widened(value: float, part: float, error: float) -> Expected:
     """A value within the listed part of it, or what chance allows."""
-    return relative(value, max(part, SIGMAS * error / value))
+    return relative(value, max(part, SIGMAS * error / value)) if value else within(value, SIGMAS * error)
 
 
 # -- a server under Poisson arrivals ------------------------------------------------------------------------
@@ -275,34 +276,33 @@ class FullQueue(Law):
     rho: float = parameter(0.8, "offered load", least=0.1, most=10)
     k: int = parameter(10, "most requests there at a time", least=1, most=1000)
     jobs: int = parameter(1_000_000, "requests, of all seeds", least=1000, most=100_000_000)
-    listed = ({"rho": 0.8}, {"rho": 1.2})
+    listed = ({"rho": 0.8, "jobs": 1_100_000}, {"rho": 1.2})
 
     def expected(self) -> dict[str, Expected]:
-        rho, k, jobs = self.rho, self.k, self.jobs
-        states = [rho**n for n in range(k + 1)]
-        shares = [state / sum(states) for state in states]
-        lost = shares[-1]
-        there = sum(n * share for n, share in enumerate(shares))
-        # The number there has forgotten what it was after some K^2 services, or the relaxation time of the
-        # open queue; the factors are those of repeated measurements (numerically, without nodes).
-        alike = min((k + 1) ** 2, (1 + rho) / (1 - math.sqrt(rho)) ** 2 if rho != 1 else math.inf)
-        error = math.sqrt(lost * (1 - lost) * 0.7 * (k + 1) / jobs)
-        time = there / rho / (1 - lost)
-        spread = math.sqrt(sum((n - there) ** 2 * share for n, share in enumerate(shares)))
-        return {
-            "refused": widened(lost, 0.05, error),
-            "W of the others": widened(time, 0.05, (1 + spread) * math.sqrt(alike / 6 / jobs)),
-        }
+        return lost_and_late(1, self.k, self.rho, self.jobs)
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
         jobs = [(self.k - 1, Plan(seed, jobs, self.rho)) for seed, jobs in split(self.jobs, seeds)]
-        found = spread_out(_bounded, jobs, tell)
-        answered = sum(len(m.sojourns) for m in found)
-        refused = sum(m.refused for m in found)
-        return {
-            "refused": refused / (refused + answered),
-            "W of the others": sum(math.fsum(m.sojourns) for m in found) / answered,
-        }
+        return refused_and_late(spread_out(_bounded, jobs, tell))
+
+
+def lost_and_late(servers: int, most: int, rho: float, jobs: int) -> dict[str, Expected]:
+    """What M/M/c/K refuses, and how long the others are there."""
+    full = full_queue(servers, most, rho)
+    return {
+        "refused": widened(full.lost, 0.05, full.lost_spread / math.sqrt(jobs)),
+        "W of the others": widened(full.time, 0.05, full.time_spread / math.sqrt(jobs)),
+    }
+
+
+def refused_and_late(found: Sequence[Measured]) -> dict[str, Figure]:
+    """The same, as measured."""
+    answered = sum(len(m.sojourns) for m in found)
+    refused = sum(m.refused for m in found)
+    return {
+        "refused": refused / (refused + answered),
+        "W of the others": sum(math.fsum(m.sojourns) for m in found) / answered,
+    }
 
 
 def _bounded(job: tuple[int, Plan]) -> Measured:
@@ -405,6 +405,33 @@ class LossSystem(Law):
         found = spread_out(_pool, jobs, tell)
         refused = sum(m.refused for m in found)
         return {"refused": refused / (refused + sum(len(m.sojourns) for m in found))}
+
+
+class FullPool(Law):
+    """What a pool refuses, before which some may wait."""
+
+    id = "QU-E"
+    architecture = "thread_pool"
+    claim = "M/M/c/K: the share refused, and the time of the others, by the birth and death process"
+    source = "Kleinrock, Queueing Systems I, 1975, section 3.6"
+    certainty = THEORY
+    note = "not in the list; c threads, on a host with a core for each, and K - c places in the queue"
+    seeds = 4
+    c: int = parameter(4, "threads", least=1, most=200)
+    places: int = parameter(6, "requests that may wait", least=0, most=1000)
+    rho: float = parameter(1.0, "offered load, of all threads", least=0.1, most=10)
+    jobs: int = parameter(200_000, "requests, of all seeds", least=1000, most=100_000_000)
+    listed = ({"c": 4, "places": 6, "rho": 1.0}, {"c": 2, "places": 10, "rho": 1.5})
+
+    def expected(self) -> dict[str, Expected]:
+        return lost_and_late(self.c, self.c + self.places, self.rho, self.jobs)
+
+    def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
+        jobs = [
+            (self.c, self.places, Plan(seed, jobs, self.c * self.rho))
+            for seed, jobs in split(self.jobs, seeds)
+        ]
+        return refused_and_late(spread_out(_pool, jobs, tell))
 
 
 # -- threads that share a core -----------------------------------------------------------------------------

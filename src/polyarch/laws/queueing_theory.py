@@ -72,9 +72,9 @@ def central_queue(servers: int, load: float) -> float:
     return 1 + erlang_c(servers, load) / (servers * (1 - load))
 
 
-def _states(servers: int, load: float) -> Any:
-    """How often so many are there, in M/M/c."""
-    count = servers + 2 + math.ceil(math.log(1e-13) / math.log(load))
+def _states(servers: int, load: float, most: int = 0) -> Any:
+    """How often so many are there, in M/M/c; with ``most``: in M/M/c/K."""
+    count = most + 1 if most else servers + 2 + math.ceil(math.log(1e-13) / math.log(load))
     steps = np.log(servers * load) - np.log(np.minimum(np.arange(1, count), servers))
     weights = np.concatenate(([0.0], np.cumsum(steps)))
     weights = np.exp(weights - weights.max())
@@ -119,6 +119,33 @@ def error_of_waiting(servers: int, load: float, jobs: int) -> float:
     share /= rate
     arriving, leaving = u + busy[:-1] - share, u
     return math.sqrt(float((states[:-1] * (arriving**2 + leaving**2)).sum()) / jobs)
+
+
+class Full(NamedTuple):
+    """M/M/c/K."""
+
+    lost: float
+    """The share of requests that find it full."""
+    time: float
+    """Of the others, in mean services."""
+    lost_spread: float
+    """Standard errors of one request; of J, divide by the root of J."""
+    time_spread: float
+
+
+@cache
+def full_queue(servers: int, most: int, load: float) -> Full:
+    """M/M/c/K: ``servers`` serve, and at most ``most`` are there."""
+    states, rate = _states(servers, load, most), servers * load
+    there, lost, open_ = np.arange(most + 1.0), float(states[-1]), states[:-1]
+    time = float((states * there).sum()) / rate / (1 - lost)
+    refusing = np.where(there == most, rate, 0.0)
+    _, u = _responses(states, rate, refusing)
+    lost_square = float((open_ * ((u - lost) ** 2 + u**2)).sum()) + lost * (1 - lost) ** 2
+    # The time in all less the mean time of those who were let in.
+    _, u = _responses(states, rate, there - time * (rate - refusing))
+    time_square = float((open_ * ((u - time) ** 2 + u**2)).sum()) / (1 - lost) ** 2
+    return Full(lost, time, math.sqrt(lost_square), math.sqrt(time_square))
 
 
 # -- a line for each, the shortest of some drawn ----------------------------------------------------------
