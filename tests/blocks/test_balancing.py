@@ -102,6 +102,14 @@ def test_consistent_hashing_overloads_nobody() -> None:
         assert max(load.values()) <= math.ceil(1.5 * (i + 1) / 10)
 
 
+def test_the_bound_of_a_backend_goes_with_its_weight() -> None:
+    balance = made("consistent_hash", weights={"a": 6.0}, bound=1.2)
+    load = dict.fromkeys(ABC, 0)
+    for i in range(800):
+        load[balance.pick(ABC, load, f"key-{i}")] += 1
+    assert 540 <= load["a"] <= 720, "three quarters of all, and not 1.2 thirds"
+
+
 def test_rendezvous_and_the_ring_follow_weights() -> None:
     for policy in ("rendezvous", "consistent_hash"):
         balance = made(policy, weights={"a": 2})

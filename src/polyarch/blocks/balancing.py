@@ -164,8 +164,8 @@ class BoundedHash(Balancer):
     """Consistent hashing on a ring, with bounded loads (Karger et al. 1997; Mirrokni, Thorup and
     Zadimoghaddam, "Consistent hashing with bounded loads", SODA 2018).
 
-    A key belongs to the first backend clockwise from it; one that has ``bound`` times the mean load under
-    way is passed over.  ``bound`` infinite: plain consistent hashing."""
+    A key belongs to the first backend clockwise from it; one that has ``bound`` times the mean load (for its
+    weight) under way is passed over.  ``bound`` infinite: plain consistent hashing."""
 
     keyed = True
     places = 100
@@ -190,8 +190,14 @@ class BoundedHash(Balancer):
         if math.isinf(self.bound):
             return self.at(hash64(key), usable)
         # Section 2: capacities of ceil(c m / n), m counting the request that is to be placed.
-        capacity = math.ceil(self.bound * (sum(map(load.__getitem__, usable)) + 1) / len(usable))
-        room = frozenset(b for b in usable if load[b] < capacity)
+        most = self.bound * (sum(map(load.__getitem__, usable)) + 1)
+        if self.weights:  # each by its weight: its share of the ring is so too
+            weights = {b: self.weights.get(b, 1.0) for b in usable}
+            each = most / sum(weights.values())
+            room = frozenset(b for b in usable if load[b] < math.ceil(each * weights[b]))
+        else:
+            capacity = math.ceil(most / len(usable))
+            room = frozenset(b for b in usable if load[b] < capacity)
         return self._walk(hash64(key), room if len(room) < len(self.backends) else None)
 
     def _walk(self, place: int, fit: frozenset[str] | None) -> str:
