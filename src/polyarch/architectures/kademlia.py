@@ -15,8 +15,9 @@ symmetric: who asks a node is of use to that node.  That is nearly all the upkee
 that each costs k + 2 to 5 questions (22.9 among 10,000 peers, 24.6 among 100,000), where Chord passes one
 on 1/2 log2 N times.  What nobody asks, nobody repairs: after a fifth of 100,000 peers had crashed, all of
 100,000 lookups were right, but each ran into 6.2 dead ones, and 19.8 % of all contacts were still dead at the
-end.  (Among 250, a refresh of all buckets leaves 7.5 % dead of 20 %; where contacts are pinged for newcomers,
-``spares=0``, it leaves 0.02 %, for twice as many messages.)  There are no range queries.
+end.  A refresh of all buckets is 340 questions for each of 10,000 peers, and leaves 12.3 % dead, of whom a
+lookup meets 1.6.  (Among 250 it leaves 7.5 %; where contacts are pinged for newcomers, ``spares=0``, 0.02 %,
+for twice as many messages.)  There are no range queries.
 """
 
 from __future__ import annotations
