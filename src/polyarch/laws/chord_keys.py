@@ -143,7 +143,7 @@ class JoinMoves(Law):
     def expected(self) -> dict[str, Expected]:
         # An arc is about exponential: its mean over the repeats varies by 1/sqrt(repeats).
         share = 1 / (self.n + 1)
-        noise = max(0.2, 3.5 * math.sqrt(self.n / (self.n + 2) / self.repeats))
+        noise = max(0.2, 3.35 * math.sqrt(self.n / (self.n + 2) / self.repeats))
         return {"share moved": relative(share, noise), "moved elsewhere": exactly(0)}
 
     def measure(self, seeds: Sequence[int], tell: Tell) -> dict[str, Figure]:
