@@ -76,6 +76,8 @@ def test_an_architecture_is_compared_with_itself(polyarch, tmp_path):
         ("raft:servers=three", "--servers takes an integer"),
         ("raft:servers", "there is no architecture 'raft:servers'"),
         ("raft:keys=3", "there is no option --keys"),
+        ("raft --vary servers=3,5 --figure beauty", "nothing is called 'beauty'; there are"),
+        ("raft --vary servers=3,5 --figure latency", "did you mean 'latency p"),
         ("raft:servers=3,raft:servers=5 --servers 7", "--servers is for nobody"),
         ("raft:servers=3,raft:servers=5 --vary servers=3,5", "each of the architectures has its own"),
     ],

@@ -45,7 +45,7 @@ from polyarch.experiment.sweep import sweep
 from polyarch.faults.spec import BadFault
 from polyarch.report.curves import write_sweep
 from polyarch.report.html import write_report
-from polyarch.report.sweep import complete, sweep_table
+from polyarch.report.sweep import complete, names_of_figures, sweep_table
 from polyarch.report.table import run_table
 from polyarch.report.verdict import sentences
 from polyarch.runtimes.base import SessionError
@@ -230,6 +230,11 @@ def compare_(
 def _sweep(asked: Asked, text: str, figure: str | None, json: str | None, report: Path | None) -> int:
     """``--vary``: the comparison at several values of one parameter."""
     axis, every, unaffected = vary_(dataclasses.replace(asked, kills=False), text)
+    known = names_of_figures(asked.job, asked.kinds)
+    if figure is not None and figure not in known:
+        near = catalogue.near(figure, known)
+        maybe = f"; did you mean {near!r}?" if near else f"; there are {', '.join(known)}"
+        raise BadUse(f"--figure: nothing is called {figure!r}{maybe}")
     quiet = json == "-"
     with output.progress([q for questions, _ in every for q in questions], quiet=quiet):
         result = complete(sweep(axis, every, unaffected=unaffected), figure)

@@ -46,9 +46,12 @@ def scale_sentence(scale: Scale) -> str:
     if scale.law.one_per_s.low is None:
         notes.append("three sizes and one round: how sure that is was not measured")
     short = [str(p.size) for p in scale.points if not p.saturated]
+    unknown = ""
     if short:
-        notes.append(f"with {scale.points[-1].clients:,} clients it was not saturated at {', '.join(short)}")
-    text = f"{scale.architecture} does {scale.job} on {scale.runtime}: {', '.join(parts)}"
+        many = max(p.clients for p in scale.points)
+        where = f"with {many:,} clients it was not saturated at {', '.join(short)}"
+        unknown = f"{where}, so not known; as if it were, "
+    text = f"{scale.architecture} does {scale.job} on {scale.runtime}: {unknown}{', '.join(parts)}"
     return text + "".join(f"; {note}" for note in notes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -12,13 +12,15 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from polyarch.core.job import Job
+from polyarch.core.system import Architecture
 from polyarch.experiment.record import RunRecord, Spread
 from polyarch.experiment.sweep import BreakEven, Sweep, SweepPoint
 from polyarch.measure.crossing import crossings
 from polyarch.report.figures import CHURN, FIGURES, P99, SATURATION, Figure, measured, number
 from polyarch.report.table import plain_table
 
-__all__ = ["complete", "figures_of_sweep", "sweep_table"]
+__all__ = ["complete", "figures_of_sweep", "names_of_figures", "sweep_table"]
 
 _SURE = 0.95
 """A break-even that is in less of what might have been measured is not certain."""
@@ -43,6 +45,12 @@ def figures_of_sweep(sweep: Sweep) -> list[Figure]:
     }
     names = {figure.name for figure in known}
     return known + [_own(name) for name in own if name not in names]
+
+
+def names_of_figures(job: type[Job], kinds: Iterable[type[Architecture]]) -> list[str]:
+    """What can be asked for by name, before anything was measured."""
+    own = [*(m.name for m in job.measures), *(name for kind in kinds for name in kind.metrics)]
+    return list(dict.fromkeys([*own, *(f.name for f in (*CHURN, *FIGURES))]))
 
 
 def _own(name: str) -> Figure:
