@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from polyarch.blocks.forming import formed
 from polyarch.blocks.overlay import TALLY, NotAMember, OverlayClient, Participant, figures
 from polyarch.blocks.ring import identifier
 from polyarch.core import (
@@ -248,8 +249,7 @@ class CentralIndex(Architecture):
         )
 
     async def ready(self, x: Any) -> None:
-        while not (await self.is_known(x)).holds:
-            await x.sleep(0.25)
+        await formed(x, self.is_known, period=self.refresh)
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
         return await figures(x, self.nodes + 1), [await self.is_known(x)]
