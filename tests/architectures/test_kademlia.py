@@ -514,6 +514,21 @@ def test_a_newcomer_that_looks_itself_up_asks_others() -> None:
     assert not session.perform(experiment)
 
 
+def test_who_is_left_alone_among_few_is_soon_a_network_by_itself() -> None:
+    architecture = KademliaNetwork(nodes=3)
+    session = SimSession(architecture)
+
+    async def experiment(x: Experimenter) -> list[Any]:
+        await architecture.ready(x)
+        for peer in ("peer-0", "peer-1"):
+            await x.control.crash(peer)
+        await wrong_lookups(x, ["peer-2"], 20)  # it finds out
+        await x.sleep(1.5)
+        return await wrong_lookups(x, ["peer-2"], 20)
+
+    assert not session.perform(experiment)
+
+
 def test_a_network_that_does_not_form_says_soon_what_it_lacks() -> None:
     class Lost(KademliaNetwork):
         async def is_connected(self, x: Any) -> Verdict:

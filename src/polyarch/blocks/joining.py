@@ -47,8 +47,9 @@ class Joining(Participant):
 
     async def recover(self) -> None:
         """Come back: after a restart, or when all that this peer knew have died at once."""
+        tries = min(8, len(self.addresses) - 1)
         while not self.is_member():
-            if not await self.join_through(len(self.addresses), tries=8) and await self.is_first():
+            if not await self.join_through(len(self.addresses), tries) and await self.is_first():
                 self.create()
 
     async def join_through(self, first: int, tries: int | None = None) -> bool:
