@@ -141,8 +141,8 @@ def test_a_file_of_the_users_own_runs_live_from_another_folder(store):
     (store.parent / "sub").mkdir()
     with started(*arguments, cwd=store.parent) as process:
         out, err = process.communicate(timeout=30)
-    record = json.loads(out)
     assert (process.returncode, err) == (0, "")
+    record = json.loads(out)
     assert "trace_hash" not in record
     assert record["runtime"] == "local"
 
