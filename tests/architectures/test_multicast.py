@@ -15,6 +15,7 @@ from polyarch.jobs.lookup import Member as Listed
 from polyarch.jobs.lookup import Responsible
 from polyarch.runtimes import open_session
 from polyarch.runtimes.base import Experimenter
+from polyarch.runtimes.sim.network import Constant, Network
 from polyarch.runtimes.sim.session import SimSession
 
 NODES = 40
@@ -64,6 +65,23 @@ def test_the_tree_carries_each_message_once_and_flooding_over_every_link(overlay
     # The price: a detour over the root, who has most of the work.
     assert tree["depth"] > flood["depth"]
     assert tree["stress_most"] > 3 * tree["stress"]
+
+
+@pytest.mark.parametrize("overlay", ["chord", "pastry"])
+def test_a_message_that_goes_in_a_circle_is_not_sent_round_and_round(overlay: str) -> None:
+    architecture = Multicast(nodes=3, overlay=overlay)
+    session = SimSession(architecture, seed=1, network=Network(latency=Constant(50e-6)))
+
+    async def experiment(x: Experimenter) -> int:
+        await architecture.ready(x)
+        members = [env.node for env in session.kernel.directory.values() if isinstance(env.node, Member)]
+        for member, after in zip(members, [*members[1:], members[0]]):
+            member.toward = lambda key, after=after: after.me  # as if they had old tables
+        sent = sum(member.sent for member in members)
+        await settle(x.client.publish(1, "x"))
+        return sum(member.sent for member in members) - sent
+
+    assert session.perform(experiment) < 2000  # 64 hops, and their answers, every tenth of a second
 
 
 def test_the_root_is_the_peer_that_is_responsible_for_the_group() -> None:

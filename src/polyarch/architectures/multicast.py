@@ -31,7 +31,7 @@ from polyarch.architectures.chord import Chord
 from polyarch.architectures.pastry import Pastry
 from polyarch.blocks.broadcast import SPREAD, BroadcastClient, News, Teller, spread_of
 from polyarch.blocks.forming import formed
-from polyarch.blocks.overlay import Peer, ring_of
+from polyarch.blocks.overlay import NotAMember, Peer, ring_of
 from polyarch.blocks.ring import identifier, within
 from polyarch.core import (
     Architecture,
@@ -56,6 +56,10 @@ DEEPEST = 64
 
 class Astray(Refused, code="astray"):
     """There is no way to the root at this moment."""
+
+
+class Circling(Refused, code="circling"):
+    """The ways of several members lead in a circle at this moment."""
 
 
 class Position(Record, array_like=True):
@@ -170,15 +174,19 @@ class Member(Teller):
     async def spread(self, news: News) -> None:
         """Publish: up to the root, or to everybody at once."""
         if self.flood:
-            self.pass_on(news, 0, "")
-        else:
-            await self.climb(news, 0)
+            return self.pass_on(news, 0, "")
+        for _ in range(16):
+            try:
+                return await self.climb(news, 0)
+            except Circling:
+                await self.sleep(0.1)
+        raise Astray(self.address)
 
     @rpc(timeout=4.0)
     async def climb(self, news: News, hops: int) -> None:
         """Carry a message up to the root, from which it comes down; answered when it is there."""
         if hops > DEEPEST:
-            raise Astray(f"after {hops} hops at {self.address}")
+            raise Circling(f"after {hops} hops at {self.address}")
         self.sent += hops > 0  # the answer
         for _ in range(8):
             self.belongs_or_refuse()  # it may have lost all whom it knew
@@ -191,6 +199,8 @@ class Member(Teller):
                 self.sent += 1
                 self.copies_out += 1
                 return await self.at(n, Member).climb(news, hops + 1)
+            except Circling:
+                raise  # if everybody in the circle tried again, that would not end
             except Failure as failure:
                 await self.doubt(n, failure)
         raise Astray(self.address)
@@ -234,7 +244,7 @@ class Member(Teller):
 
     def belongs_or_refuse(self) -> None:
         if not self.belongs():
-            raise Astray(f"{self.address} is no member")
+            raise NotAMember(self.address)
 
     @rpc
     async def position(self) -> Position:
@@ -242,16 +252,9 @@ class Member(Teller):
         self.belongs_or_refuse()
         children = 0 if self.flood else len(self.below())
         return Position(
-            self.parent,
-            children,
-            self.hops,
-            self.deepest,
-            self.counted,
-            len(self.log),
-            self.fresh,
-            self.copies,
-            self.copies_out,
-        )
+            self.parent, children, self.hops, self.deepest, self.counted, len(self.log), self.fresh,
+            self.copies, self.copies_out,
+        )  # fmt: skip
 
 
 class ChordMember(Chord, Member):
@@ -341,14 +344,10 @@ class Multicast(Architecture):
     def build(self, system: System) -> None:
         addresses = system.addresses("peer", self.nodes)
         common: dict[str, Any] = {
-            "bits": BITS,
-            "addresses": addresses,
-            "arrival": 0.02,
+            "bits": BITS, "addresses": addresses, "arrival": 0.02,
             "ring": ring_of(addresses, BITS) if self.formation == "converged" else (),
-            "flood": self.spread == "flood",
-            "refresh_every": self.refresh,
-            "remember": self.remember,
-        }
+            "flood": self.spread == "flood", "refresh_every": self.refresh, "remember": self.remember,
+        }  # fmt: skip
         peer = ChordMember(**common) if self.overlay == "chord" else PastryMember(**common)
         system.role("peer", peer, count=self.nodes)
         system.clients(BroadcastClient(addresses=addresses))
