@@ -311,6 +311,7 @@ def test_parameters_out_of_range_are_refused() -> None:
         ("EP-06", {"n": 50, "k": 10, "rumours": 20}),
         ("EP-06", {"n": 50, "k": 1, "rumours": 20}),
         ("EP-07", {"n": 50, "k": 5, "rumours": 20}),
+        ("EP-D", {"n": 100, "k": 2, "rumours": 60}),
         ("EP-08", {"n": 100, "k": 1, "rumours": 60}),
     ],
 )

@@ -11,7 +11,9 @@ one; or every member asks a random other one for its hot rumours (**pull**); or 
 * by **coin** with probability 1/k each time, or by **counter** after k times.
 
 (With pull, several may ask in one cycle: if any of them needed the rumour, the counter goes back to zero;
-if none did, it goes up by one: footnote to table 3.)
+if none did, it goes up by one: footnote to table 3.  The paper's table 1, of push, comes out if only contacts
+in vain *in a row* count, and if *all* who tell a member the same in one cycle hear that it was new there; its
+formulas, which are below, come out without.)
 
 It costs nothing when there is nothing new (push), and about m messages for each member in all.
 
@@ -50,6 +52,10 @@ class Rumours(Teller):
     """Whether a contact with somebody who needed the rumour is no reason to lose interest."""
     loss: Literal["coin", "counter"] = "counter"
     k: int = 1
+    in_a_row: bool = False
+    """Whether a contact that was not in vain sets the counter back."""
+    all_new: bool = False
+    """Whether all who tell it the same in one cycle hear that it was new, or the first of them."""
     period: float = 1.0
     """Seconds of a cycle."""
     together: bool = False
@@ -61,6 +67,7 @@ class Rumours(Teller):
         self.hot: dict[int, int] = {}
         # Of the hot rumours that were asked for in this cycle, whether anybody needed them.
         self.asked: dict[int, bool] = {}
+        self.fresh: dict[int, None] = {}  # what was new in this cycle
         self.push, self.pull = "push" in self.style, "pull" in self.style
         in_cycles(self, self.period, self.cycle, together=self.together)
 
@@ -72,7 +79,8 @@ class Rumours(Teller):
         needed = self.receive(news)
         if needed:
             self.spread(news)
-        return needed
+            self.fresh[news.message] = None
+        return needed or (self.all_new and news.message in self.fresh)
 
     def rumours(self) -> tuple[News, ...]:
         return tuple(self.store[message] for message in self.hot)
@@ -81,7 +89,7 @@ class Rumours(Teller):
         """What was asked for in the last cycle counts as one contact; and now there is another one."""
         for message, needed in self.asked.items():
             self.lose_interest(message, needed)
-        self.asked = {}
+        self.asked, self.fresh = {}, {}
         if (self.pull or self.hot) and len(self.addresses) > 1:
             return self.contact()
         return None
@@ -114,7 +122,7 @@ class Rumours(Teller):
         if message not in self.hot:
             return
         if self.feedback and needed:
-            if self.pull:
+            if self.pull or self.in_a_row:
                 self.hot[message] = 0
             return
         self.hot[message] += 1
@@ -165,6 +173,8 @@ class RumourMongering(Architecture):
         "counter", "interest is lost by chance 1/k, or after k times"
     )
     k: int = parameter(4, "contacts (in vain) until interest is lost", least=1)
+    in_a_row: bool = parameter(False, "counter: only contacts in vain in a row count")
+    all_new: bool = parameter(False, "all who tell one member in a cycle what is new to it hear that it is")
     period: float = parameter(0.2, "time of a cycle", least=0.001, unit="s")
     together: bool = parameter(False, "all act at the same moments, as in the paper's cycles")
 
@@ -181,6 +191,8 @@ class RumourMongering(Architecture):
             feedback=self.feedback,
             loss=self.loss,
             k=self.k,
+            in_a_row=self.in_a_row,
+            all_new=self.all_new,
             period=self.period,
             together=self.together,
         )
