@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,16 +17,8 @@ import msgspec
 
 from polyarch.core.job import Done
 from polyarch.experiment.load import Load, LoadClient, LoadResult
-from polyarch.experiment.record import BlastRadius, Comparison, RunRecord, Spread, environment
-from polyarch.experiment.run import (
-    Question,
-    Trial,
-    cost_of,
-    failures_of,
-    latency_of,
-    load_of,
-    operations_of,
-)
+from polyarch.experiment.record import BlastRadius, Comparison, RunRecord, Spread
+from polyarch.experiment.run import Question, Trial, latency_of, load_of, record_of
 from polyarch.measure.histogram import Histogram
 from polyarch.runtimes.base import Experimenter
 from polyarch.runtimes.sim.kernel import no_collector
@@ -179,58 +170,19 @@ def _record(
     bytes_known: bool,
     measured: Mapping[str, Any],
 ) -> RunRecord:
-    q = trial.question
-    history = trial.history()
-    verdicts, metrics = trial.verdicts(history)
-    metrics = {**metrics, **measured}
-    latency, by_operation = latency_of(steady)
+    record = record_of(trial, load, steady, footprint, bytes_known, measured)
     rounds = [latency_of([r])[0] for r in steady]
-    seconds = sum(r.seconds for r in steady)
-    codes = failures_of(history)
-    if codes:
-        metrics = {**metrics, "failures": codes}
-    lateness = Histogram()
-    for result in steady:
-        lateness.merge(Histogram.from_dict(result.lateness))
-    if lateness.count and q.runtime != "sim":
-        metrics = {**metrics, "generator_lateness_ms": lateness.summary()}
-    processes, memory = footprint
     carried = [round(r.in_time / r.seconds, 1) for r in saturation]
-    idle = carried and _idle(q.runtime, carried, saturation, steady)
-    saturated = Spread.of(carried) if carried and not idle else None
-    return RunRecord(
-        architecture=q.called,
-        job=type(q.job).name,
-        runtime=q.runtime,
-        seed=q.seed,
-        parameters={**q.architecture.values, **q.job.values},
-        nodes=trial.nodes(),
-        rate_per_s=load.rate,
-        clients=load.clients,
-        trace=q.trace,
-        speedup=load.speedup if q.trace is not None else None,
-        duration_s=round(seconds, 6),
-        operations=operations_of(history),
-        throughput_per_s=round(sum(r.in_time for r in steady) / seconds, 3) if seconds else None,
-        latency_ms=latency,
-        latency_by_operation_ms=by_operation or None,
+    idle = carried and _idle(record.runtime, carried, saturation, steady)
+    return msgspec.structs.replace(
+        record,
         latency_rounds_ms={
             name: Spread.of(values)
             for name in ("p50", "p90", "p99", "max")
             if (values := [getattr(r, name) for r in rounds if r is not None])
         }
         or None,
-        cost_per_operation=cost_of(steady, bytes_known),
-        saturation_throughput_per_s=saturated,
-        processes=processes,
-        memory_mb=memory,
-        faults=tuple(q.faults),
-        churn=tuple(churning.done() for churning in trial.churn),
-        verdicts=tuple(verdicts),
-        metrics=metrics,
-        trace_hash=trial.trace_hash,
-        wall_s=round(time.monotonic() - trial.began, 3),
-        environment=environment(),
+        saturation_throughput_per_s=Spread.of(carried) if carried and not idle else None,
     )
 
 

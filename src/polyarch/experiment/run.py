@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -451,43 +451,59 @@ def _run(q: Question) -> RunRecord:
     trial = Trial(q)
     try:
         result = trial.load(load, faults=trial.faults, churn=True)
-        processes, memory = trial.footprint()
-        bytes_known = trial.bytes_are_known()
-        history = trial.history()
-        verdicts, metrics = trial.verdicts(history)
-        latency, by_operation = latency_of([result])
-        codes = failures_of(history)
-        if codes:
-            metrics = {**metrics, "failures": codes}
-        lateness = Histogram.from_dict(result.lateness).summary()
-        if lateness and q.runtime != "sim":
-            metrics = {**metrics, "generator_lateness_ms": lateness}
-        return RunRecord(
-            architecture=q.called,
-            job=type(q.job).name,
-            runtime=q.runtime,
-            seed=q.seed,
-            parameters={**q.architecture.values, **q.job.values},
-            nodes=trial.nodes(),
-            rate_per_s=load.rate,
-            clients=load.clients,
-            trace=q.trace,
-            speedup=load.speedup if q.trace is not None else None,
-            duration_s=round(result.seconds, 6),
-            operations=operations_of(history),
-            throughput_per_s=round(result.in_time / result.seconds, 3) if result.seconds else None,
-            latency_ms=latency,
-            latency_by_operation_ms=by_operation or None,
-            cost_per_operation=cost_of([result], bytes_known),
-            processes=processes,
-            memory_mb=memory,
-            faults=tuple(q.faults),
-            churn=tuple(churning.done() for churning in trial.churn),
-            verdicts=tuple(verdicts),
-            metrics=metrics,
-            trace_hash=trial.trace_hash,
-            wall_s=round(time.monotonic() - trial.began, 3),
-            environment=environment(),
-        )
+        return record_of(trial, load, [result], trial.footprint(), trial.bytes_are_known())
     finally:
         trial.close()
+
+
+def record_of(
+    trial: Trial,
+    load: Load,
+    results: Sequence[LoadResult],
+    footprint: tuple[int | None, float | None],
+    bytes_known: bool,
+    measured: Mapping[str, Any] | None = None,
+) -> RunRecord:
+    """The record of a trial that has had its load: ``results`` of the rounds of it.  ``measured``: other
+    metrics than the architecture's own."""
+    q = trial.question
+    history = trial.history()
+    verdicts, metrics = trial.verdicts(history)
+    metrics = {**metrics, **(measured or {})}
+    latency, by_operation = latency_of(results)
+    seconds = sum(r.seconds for r in results)
+    if codes := failures_of(history):
+        metrics = {**metrics, "failures": codes}
+    lateness = Histogram()
+    for result in results:
+        lateness.merge(Histogram.from_dict(result.lateness))
+    if lateness.count and q.runtime != "sim":
+        metrics = {**metrics, "generator_lateness_ms": lateness.summary()}
+    processes, memory = footprint
+    return RunRecord(
+        architecture=q.called,
+        job=type(q.job).name,
+        runtime=q.runtime,
+        seed=q.seed,
+        parameters={**q.architecture.values, **q.job.values},
+        nodes=trial.nodes(),
+        rate_per_s=load.rate,
+        clients=load.clients,
+        trace=q.trace,
+        speedup=load.speedup if q.trace is not None else None,
+        duration_s=round(seconds, 6),
+        operations=operations_of(history),
+        throughput_per_s=round(sum(r.in_time for r in results) / seconds, 3) if seconds else None,
+        latency_ms=latency,
+        latency_by_operation_ms=by_operation or None,
+        cost_per_operation=cost_of(results, bytes_known),
+        processes=processes,
+        memory_mb=memory,
+        faults=tuple(q.faults),
+        churn=tuple(churning.done() for churning in trial.churn),
+        verdicts=tuple(verdicts),
+        metrics=metrics,
+        trace_hash=trial.trace_hash,
+        wall_s=round(time.monotonic() - trial.began, 3),
+        environment=environment(),
+    )
