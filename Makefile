@@ -3,7 +3,7 @@
 #   make demo    compare the shop's architectures on this machine; table and out/report/index.html
 #   make test    all tests
 #   make seeds   10,000 random schedules of each protocol, none of which may fail; about half an hour
-#   make lint    ruff and mypy
+#   make lint    ruff (what it finds, and how it formats) and mypy
 #   make bench   the benchmarks, beside SimPy, gRPC, Traefik, and HAProxy where it is installed; about an hour
 #   make lock    resolve pyproject.toml again (needs uv; no other target does)
 #   make clean   remove everything that these targets made
@@ -39,6 +39,7 @@ seeds: $(INSTALLED_DEV)
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 bench: $(INSTALLED_BENCH)

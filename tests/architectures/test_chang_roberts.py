@@ -98,7 +98,5 @@ def test_a_run_with_crashes_and_losses_ends_in_agreement() -> None:
 @pytest.mark.local
 def test_live_another_is_elected_when_one_is_killed() -> None:
     faults = [f"crash:process-{i}@{0.5 + i}-{1.3 + i}" for i in range(2)]
-    record = run(
-        Question(ChangRobertsElection(nodes=3), Election(), "local", duration=3.0, faults=faults)
-    )
+    record = run(Question(ChangRobertsElection(nodes=3), Election(), "local", duration=3.0, faults=faults))
     assert record.holds, record.verdicts

@@ -165,6 +165,7 @@ class LocalProcess:
 
     async def listen(self, port: int = 0, http_ports: dict[str, int] | None = None) -> None:
         """Open this process's sockets; OSError if a port is in use."""
+
         def serve(port: int) -> Awaitable[asyncio.Server]:
             return self.loop.create_server(lambda: Connection(self), "127.0.0.1", port, backlog=1024)
 
@@ -221,9 +222,7 @@ class LocalProcess:
         """Where a process listens; LookupError if there is none of that name."""
         return "127.0.0.1", self.ports[name]
 
-    def ask(
-        self, task: Task, token: int, to: str, data: bytes, method: Method, timeout_ns: int
-    ) -> None:
+    def ask(self, task: Task, token: int, to: str, data: bytes, method: Method, timeout_ns: int) -> None:
         """Send a request, number ``self.calls``, and remember who waits for its answer."""
         place = self.places.get(to)
         if place is None:
@@ -350,9 +349,7 @@ class LocalProcess:
 
     # -- calls that wait ----------------------------------------------------------------------------------
 
-    def expect(
-        self, task: Task, token: int, method: Method, timeout_ns: int, link: Link | None
-    ) -> None:
+    def expect(self, task: Task, token: int, method: Method, timeout_ns: int, link: Link | None) -> None:
         """Remember who waits for the answer to call number ``self.calls``, until when, and by which link
         the answer comes (None: in this process)."""
         deadline = time.monotonic_ns() + timeout_ns
