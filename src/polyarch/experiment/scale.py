@@ -37,6 +37,8 @@ _FEWEST = 4
 """Clients to begin with."""
 _GAIN = 1.05
 """Twice the clients bring less than this: it is saturated."""
+_MUCH = 1.2
+"""Twice the clients bring more than this, and there may be no more of them: it is not saturated."""
 _LIKELIER = 3.0
 """A bottleneck explains the measurements better if they are e^3, 20, times likelier with it."""
 _EXACT = 1e-3
@@ -143,7 +145,7 @@ def size_parameter(kind: type[Architecture]) -> str | None:
 
 def scale(ask: Callable[[int], Question], sizes: Sequence[int], effort: Effort, *, parameter: str) -> Scale:
     """Measure, and fit.  ``ask``: the question at a size."""
-    found: dict[int, tuple[int, float]] = {}
+    found: dict[int, tuple[int, float, bool]] = {}
     results: dict[int, list[LoadResult]] = {size: [] for size in sizes}
     nodes: dict[int, dict[str, int]] = {}
     known = True
@@ -157,9 +159,9 @@ def scale(ask: Callable[[int], Question], sizes: Sequence[int], effort: Effort, 
                     nodes[size] = trial.nodes()
                     if size not in found:
                         # More of them need no fewer clients.
-                        least = max((clients for clients, _ in found.values()), default=_FEWEST)
-                        found[size] = _saturating(trial, effort, least)
-                    clients, guess = found[size]
+                        least = max((clients for clients, *_ in found.values()), default=_FEWEST)
+                        found[size] = _saturating(trial, effort, min(least, effort.most_clients // 2))
+                    clients, guess, _ = found[size]
                     results[size].append(_measured(trial, clients, effort, guess))
                     known = known and trial.bytes_are_known()
                 finally:
@@ -169,7 +171,7 @@ def scale(ask: Callable[[int], Question], sizes: Sequence[int], effort: Effort, 
             size=size,
             nodes=nodes[size],
             clients=found[size][0],
-            saturated=effort.clients is not None or 2 * found[size][0] <= effort.most_clients,
+            saturated=found[size][2],
             throughput_per_s=Spread.of(round(_throughput(r), 3) for r in results[size]),
             latency_ms=latency_of(results[size])[0],
             cost_per_operation=cost_of(results[size], known),
@@ -211,9 +213,9 @@ def fitted(points: Sequence[ScalePoint], *, parameter: str, **about: Any) -> Sca
     )
 
 
-def _saturating(trial: Trial, effort: Effort, least: int) -> tuple[int, float]:
+def _saturating(trial: Trial, effort: Effort, least: int) -> tuple[int, float, bool]:
     """So many clients, at least ``least``, that twice as many gain less than 5 %, and the throughput with
-    them."""
+    them; False if there may not be so many, and the last ones have gained a lot."""
     clients = effort.clients or least
     # How fast it is is not known: a first look tells.
     for seconds in (0.05, 1.0):
@@ -225,17 +227,17 @@ def _saturating(trial: Trial, effort: Effort, least: int) -> tuple[int, float]:
     guess = _throughput(look)
     before = _throughput(_measured(trial, clients, effort, guess, probe=True))
     if effort.clients is not None:
-        return clients, before
-    tried, in_vain = clients, 0
+        return clients, before, True
+    tried, in_vain, gain = clients, 0, 2.0
     # A machine that was busy with something else for half a second must not be taken for saturation.
     while 2 * tried <= effort.most_clients and in_vain < (1 if trial.question.runtime == "sim" else 2):
         tried *= 2
         now = _throughput(_measured(trial, tried, effort, 1.5 * before, probe=True))
         if now >= _GAIN * before:
-            clients, before, in_vain = tried, now, 0
+            clients, before, in_vain, gain = tried, now, 0, now / before
         else:
             in_vain += 1
-    return clients, before
+    return clients, before, in_vain > 0 or gain < _MUCH
 
 
 def _measured(trial: Trial, clients: int, effort: Effort, guess: float, *, probe: bool = False) -> LoadResult:

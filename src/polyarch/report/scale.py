@@ -50,7 +50,8 @@ def scale_sentence(scale: Scale) -> str:
     if short:
         many = max(p.clients for p in scale.points)
         where = f"with {many:,} clients it was not saturated at {', '.join(short)}"
-        unknown = f"{where}, so not known; as if it were, "
+        hint = " (dearer messages, --handler-cost 20us, need fewer)" if scale.runtime == "sim" else ""
+        unknown = f"{where}{hint}, so not known; as if it were, "
     text = f"{scale.architecture} does {scale.job} on {scale.runtime}: {unknown}{', '.join(parts)}"
     return text + "".join(f"; {note}" for note in notes)
 
