@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
+from polyarch.cli.answer import asked_for
 from polyarch.cli.asked import axis_of
+from polyarch.experiment.answers import Shown
 
 
 def test_a_sweep_writes_a_table_a_record_and_a_page_and_says_where_the_break_even_is(polyarch, tmp_path):
@@ -108,3 +111,10 @@ def test_who_does_not_have_the_parameter_is_named(polyarch):
 def test_values_are_numbers_where_they_can_be(values, ordered, places, unit):
     axis = axis_of("x", values)
     assert (axis.values, axis.places, axis.unit) == (ordered, pytest.approx(places), unit)
+
+
+@pytest.mark.parametrize(("latency", "seconds"), [("regions", 9.0), ("1ms", 1.8)])
+def test_between_regions_rounds_are_longer_than_their_round_trips(latency, seconds):
+    shown = Shown("", "lookup", "chord", "nodes=4,8", ())
+    (question,), pace = dataclasses.replace(asked_for(shown, 0), latency=latency).questions()
+    assert question.duration * pace.rounds == pytest.approx(seconds)

@@ -26,8 +26,9 @@ __all__ = ["LOADS", "Asked", "Contestant", "axis_of", "check_offers", "contestan
 
 _SECONDS = 1.8
 """Of load for each figure."""
-_CHURNED = 9.0
-"""Seconds in which peers come and go, in all rounds together."""
+_LONGER = 9.0
+"""Seconds, in all rounds together, in which peers come and go, or messages cross half the world: what is
+answered after a round does not count for its throughput."""
 _MOST_VALUES = 100
 
 LOADS: Mapping[str, type] = {
@@ -135,8 +136,8 @@ class Asked:
             raise BadUse(f"--rounds takes an integer from 1 to 1000, not {self.rounds}")
         if self.duration is None and self.fault:
             steady = max(steady, self.rounds * (over(self.fault) + 1.0))
-        if self.duration is None and self.churn:
-            steady = max(steady, _CHURNED)
+        if self.duration is None and (self.churn or self.latency == "regions"):
+            steady = max(steady, _LONGER)
         values, job_values = options.values_of(self.parameters, self.kinds, self.job)
         for name in self.parameters:
             if not any(c.varies(name) for c in self.contestants) and not _has(self.job, name):

@@ -166,8 +166,8 @@ def compare_(
     duration: Annotated[
         float | None,
         Option(
-            help="Seconds of load for each figure of each architecture.  [default: 1.8; and with faults each "
-            "latency round lasts a second longer than they do]"
+            help="Seconds of load for each figure of each architecture.  [default: 1.8; 9 with churn or "
+            "between regions; and with faults each latency round lasts a second longer than they do]"
         ),
     ] = None,
     rate: options.Rate = None,

@@ -136,7 +136,7 @@ class Lookup(Job):
         Measure("links", "each node knows {} others", better="low"),
         Measure("upkeep", "sends {} messages/s when nobody asks", "messages/s", "low"),
         Measure("imbalance", "the busiest handles {} times the mean", better="low"),
-        Measure("neighbours", "{} of neighbouring keys are on the same node", "%", "high", factor=100.0),
+        Measure("neighbours", "{} of neighbouring keys are on the same node", "%", factor=100.0),
     )
 
     before: Census | None = None
