@@ -130,11 +130,15 @@ def test_a_server_that_does_not_answer_the_commit_is_a_timeout(
 
 
 def test_a_deadlock_is_a_conflict_for_one_and_the_other_goes_on(local: Any, tables: PostgresTables) -> None:
+    locked: list[int] = []
+
     async def both(first: int, second: int) -> str:
         try:
             async with tables.transaction() as t:
                 await t.get(Stock, first)
-                await pause(0.05)
+                locked.append(first)
+                while len(locked) < 2:
+                    await pause(0.01)
                 await t.get(Stock, second)
                 await t.put(Stock(first, 7), Stock(second, 7))
             return "done"
