@@ -6,8 +6,8 @@ what it keeps for us, the session is signed with a key that all servers have (HM
 Feamster, "Dos and don'ts of client authentication on the web", USENIX Security 2001, section 4); what does
 not fit its signature is refused.
 
-What is the problem with this?  Every request carries all of the session: 1,220 bytes for an operation on
-small baskets instead of 600 (``stateful_servers``), and browsers carry 4,096 bytes (RFC 6265, section 6.1):
+What is the problem with this?  Every request carries all of the session: 1,170 bytes for an operation on
+small baskets instead of 640 (``stateful_servers``), and browsers carry 4,096 bytes (RFC 6265, section 6.1):
 what does not fit is refused.  An *old* cookie is signed as well as a new one: whoever gives it back has
 yesterday's basket, and two tabs that change the basket at the same time lose one of the changes.  A session
 cannot be ended from here, but for all at once: what is signed may say until when it is good (``lifetime``),
