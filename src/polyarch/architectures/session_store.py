@@ -7,8 +7,9 @@ store is a node with a disk, or PostgreSQL (``--store postgresql``), which does 
 
 What is the problem with this?  Each request asks the store, two more messages to read and four to change,
 and waits for its disk: 7.0 messages and 930 bytes an operation where ``stateful_servers`` need 4 and 640, and
-10.4 and 1,300 with PostgreSQL, whose transactions begin and end (sim).  The state has moved, not gone: the store is now what all wait for, what has to be
-scaled and what must not fail (or has to be replicated, with all that this costs: ``quorum``, ``raft``).
+10.4 and 1,300 with PostgreSQL, whose transactions begin and end (sim).  The state has moved, not gone: the
+store is now what all wait for, what has to be scaled and what must not fail (or has to be replicated, with
+all that this costs: ``quorum``, ``raft``).
 """
 
 from __future__ import annotations
