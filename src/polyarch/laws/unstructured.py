@@ -321,7 +321,7 @@ class RandomFailure(Law):
         "S is a share of all peers there were.  At f = 1 - 1/c a finite overlay is at its threshold: single "
         "ones gave S from 0.004 to 0.058"
     )
-    seeds = 6
+    seeds = 10
     n: int = parameter(10_000, "peers", least=2000, most=100_000)
     degree: float = parameter(4.0, "mean degree; even", least=2, most=20)
     f: float = parameter(0.5, "share that fails", least=0, most=0.9)
