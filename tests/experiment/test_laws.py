@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,24 @@ from polyarch.experiment.laws import (
 LISTED = Path(__file__).parents[3] / "shared" / "laws.json"
 FINISHED = ("RA", "PB", "CP", "TR", "CH", "PA", "KA", "UN", "CY", "EP", "SW", "QU", "LB")
 """Families of the list; the others are not all there yet."""
+
+
+def _square(job: int | str) -> int:
+    if job == "die":
+        os.kill(os.getpid(), 9)
+    if job == "fail":
+        raise FileNotFoundError(2, "gone")
+    return int(job) ** 2
+
+
+def test_what_is_spread_out_comes_in_order_and_who_dies_of_it_is_not_waited_for() -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("with one core nothing is spread out")
+    assert engine.spread_out(_square, range(20), lambda done: None) == [i * i for i in range(20)]
+    with pytest.raises(FileNotFoundError, match="gone"):
+        engine.spread_out(_square, [1, "fail", 3], lambda done: None)
+    with pytest.raises(RuntimeError, match="has died"):
+        engine.spread_out(_square, [1, "die", 3, 4, 5], lambda done: None)
 
 
 class Half(Law):

@@ -22,6 +22,7 @@ import abc
 import dataclasses
 import math
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import time
@@ -135,17 +136,76 @@ def spread_out(function: Callable[[J], R], jobs: Sequence[J], tell: Tell) -> lis
             results.append(function(job))
             tell(len(results) / len(jobs))
         return results
-    with multiprocessing.get_context("fork").Pool(cores, _leave_signals) as pool:
-        for result in pool.imap(function, jobs):
-            results.append(result)
-            tell(len(results) / len(jobs))
-    return results
+    return _in_processes(function, jobs, cores, tell)
 
 
-def _leave_signals() -> None:
-    """A worker is ended by its parent, which Ctrl-C is for."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _in_processes(function: Callable[[J], R], jobs: Sequence[J], cores: int, tell: Tell) -> list[R]:
+    """Each worker has a pipe of its own.  (Those of a ``multiprocessing.Pool`` share locks: when one of them
+    is killed, the pool waits for ever.)"""
+    context = multiprocessing.get_context("fork")
+    waiting = iter(range(len(jobs)))
+    workers: dict[Any, Any] = {}
+    busy: dict[Any, int] = {}
+    results: dict[int, R] = {}
+
+    def give(pipe: Any) -> None:
+        if (at := next(waiting, None)) is not None:
+            pipe.send(at)
+            busy[pipe] = at
+
+    try:
+        for _ in range(cores):
+            ours, theirs = context.Pipe()
+            # A worker must not hold the others' ends: it would never see them close.
+            arguments = (function, jobs, theirs, [*workers, ours])
+            workers[ours] = context.Process(target=_worker, args=arguments, daemon=True)
+            workers[ours].start()
+            theirs.close()
+            give(ours)
+        while busy:
+            ready: list[Any] = list(multiprocessing.connection.wait(list(busy)))
+            for pipe in ready:
+                try:
+                    result, failure = pipe.recv()
+                except (EOFError, ConnectionError):
+                    raise RuntimeError("a process that measured has died") from None
+                if failure is not None:
+                    raise failure
+                results[busy.pop(pipe)] = result
+                tell(len(results) / len(jobs))
+                give(pipe)
+    finally:
+        for pipe, process in workers.items():
+            process.terminate()
+            pipe.close()
+        for process in workers.values():
+            process.join()
+    return [results[at] for at in range(len(jobs))]
+
+
+def _worker(function: Callable[[J], R], jobs: Sequence[J], pipe: Any, inherited: list[Any]) -> None:
+    """Ends when its pipe does, so also when its parent dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for other in inherited:
+        other.close()
+    try:
+        while True:
+            at = pipe.recv()
+            told: tuple[Any, Exception | None]
+            try:
+                told = function(jobs[at]), None
+            except Exception as error:
+                told = None, error
+            try:
+                pipe.send(told)
+            except OSError:
+                raise
+            except Exception as error:  # it cannot be sent as it is
+                pipe.send((None, RuntimeError(f"{told[1] or type(error).__name__}: {error}")))
+    except (EOFError, OSError):
+        pass
+    os._exit(0)
 
 
 class LawRecord(Record):
