@@ -9,7 +9,7 @@ import pytest
 
 from polyarch.blocks import balancing, switch
 from polyarch.experiment.laws import Law, check
-from polyarch.laws.balancing import PolicyOrder, Supermarket, TwoQueues
+from polyarch.laws.balancing import SERVICE, Arrivals, Plan, PolicyOrder, Supermarket, TwoQueues, simulated
 from polyarch.laws.hashing import BallsInBins, Imbalance, MaglevSlots, Removal, fullest, imbalance
 from polyarch.laws.queueing_theory import (
     central_queue,
@@ -97,6 +97,30 @@ def test_the_moments_of_a_table_are_those_that_are_counted() -> None:
         inside = sum(bounds.low <= f <= bounds.high for f in found)
         assert inside >= 14  # 18 on average
         assert math.sqrt(variance) / mean < bounds.high
+
+
+def test_times_behind_a_switch_in_turn_are_those_of_lindleys_recursion_request_by_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[float, float]] = []
+    took: dict[int, float] = {}
+
+    async def one(self: Any, front: Any, request: Any, counts: float) -> None:
+        number, begin = len(asked), self.now
+        asked.append((begin, float(request.target[1:]) * SERVICE))
+        await front.http(request)
+        took[number] = self.now - begin
+        self.open -= 1
+        if not self.open:
+            self.over.set(None)
+
+    monkeypatch.setattr(Arrivals, "one", one)
+    simulated(Plan({"policy": "round_robin"}, True, 3, 0.9, 0, 2000, 100.0, 7))
+    free = [0.0] * 3
+    for number, (at, service) in enumerate(asked):
+        server = number % 3
+        free[server] = max(free[server], at) + service
+        assert took[number] == pytest.approx(free[server] - at, abs=1e-6)
 
 
 def test_a_policy_that_is_not_what_it_says_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
