@@ -99,7 +99,7 @@ def test_a_record_goes_to_standard_output_and_nothing_else_does(polyarch):
     assert set(record) >= CONTRACT | {"trace_hash"}
     operations = record["operations"]
     assert operations["attempted"] == operations["ok"] + operations["failed"] + operations["unknown"] > 0
-    assert set(record["latency_ms"]) == {"p50", "p90", "p99", "max"}
+    assert set(record["latency_ms"]) == {"mean", "p50", "p90", "p99", "max"}
     assert set(record["cost_per_operation"]) == {"messages", "bytes", "hops"}
     assert record["faults"] == ["loss:1%@0-1"]
     assert record["nodes"] == {"server": 5}

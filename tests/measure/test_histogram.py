@@ -60,7 +60,8 @@ def test_a_decimal_percentile_does_not_round_up_to_the_next_rank() -> None:
 
 
 def test_a_summary_is_in_the_unit_asked_for() -> None:
-    assert Histogram([2_000_000]).summary() == {"p50": 2.0, "p90": 2.0, "p99": 2.0, "max": 2.0}
+    assert Histogram([2_000_000]).summary() == {"mean": 2.0, "p50": 2.0, "p90": 2.0, "p99": 2.0, "max": 2.0}
+    assert Histogram([1_000_000, 4_000_000]).summary()["mean"] == 2.5
 
 
 def test_nonsense_is_refused() -> None:

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from polyarch.blocks.dht import DHT, DISCLAIMED, DhtClient, too_many_copies
-from polyarch.blocks.forming import formed
+from polyarch.blocks.forming import formed, until_joined
 from polyarch.blocks.joining import Joining
 from polyarch.blocks.overlay import TALLY, NotAMember, Peer, figures, ring_of
 from polyarch.blocks.ring import between, within
@@ -389,7 +389,7 @@ class ChordRing(Architecture):
 
     async def ready(self, x: Any) -> None:
         if self.stabilize:
-            await formed(x, self.is_ring, joining=self.arrival * self.places, period=self.stabilize)
+            await formed(x, self.is_ring, joining=until_joined(self, self.places), period=self.stabilize)
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
         metrics = {**await figures(x, self.places), **await x.client.stored()}

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from polyarch.blocks.buckets import Buckets, converged
 from polyarch.blocks.dht import DHT, DISCLAIMED, DhtClient, too_many_copies
-from polyarch.blocks.forming import formed
+from polyarch.blocks.forming import formed, until_joined
 from polyarch.blocks.joining import Joining
 from polyarch.blocks.overlay import TALLY, NotAMember, Peer, figures, ring_of
 from polyarch.blocks.pairs import PairKeeper
@@ -373,7 +373,7 @@ class KademliaNetwork(Architecture):
         system.clients(client)
 
     async def ready(self, x: Any) -> None:
-        await formed(x, self.is_connected, joining=self.arrival * self.nodes)
+        await formed(x, self.is_connected, joining=until_joined(self, self.nodes))
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
         found = {**await figures(x, self.nodes), **await x.client.stored()}

@@ -25,7 +25,7 @@ from math import inf
 from typing import Any, Literal
 
 from polyarch.blocks.dht import DHT, DISCLAIMED, DhtClient, too_many_copies
-from polyarch.blocks.forming import formed
+from polyarch.blocks.forming import formed, until_joined
 from polyarch.blocks.joining import Joining
 from polyarch.blocks.key_routing import STRETCH, KeyRouting, stretch
 from polyarch.blocks.overlay import TALLY, Peer, figures, ring_of
@@ -379,7 +379,7 @@ class PastryOverlay(Architecture):
 
     async def ready(self, x: Any) -> None:
         if self.keep_alive:
-            await formed(x, self.is_right, joining=self.arrival * self.nodes, period=self.keep_alive)
+            await formed(x, self.is_right, joining=until_joined(self, self.nodes), period=self.keep_alive)
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
         metrics = {**await figures(x, self.nodes), **await x.client.stored()}

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from polyarch.architectures.chord import Chord, ChordRing, Found
-from polyarch.blocks.forming import formed
+from polyarch.blocks.forming import formed, until_joined
 from polyarch.blocks.overlay import TALLY, NotAMember, OverlayClient, Peer, figures, ring_of
 from polyarch.blocks.ring import distance, within
 from polyarch.core import Architecture, BadArguments, Failure, System, Verdict, parameter, rpc, settle
@@ -123,7 +123,7 @@ class RingOverlay(Architecture):
 
     async def ready(self, x: Any) -> None:
         if self.stabilize:
-            await formed(x, self.is_ring, joining=self.arrival * self.nodes, period=self.stabilize)
+            await formed(x, self.is_ring, joining=until_joined(self, self.nodes), period=self.stabilize)
 
     async def observe(self, x: Any) -> tuple[dict[str, Any], list[Verdict]]:
         return await figures(x, self.nodes), [await self.is_ring(x)]

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from polyarch.core.errors import Refused
-from polyarch.core.system import Verdict
+from polyarch.core.system import Architecture, Verdict
 
-__all__ = ["NotFormed", "formed"]
+__all__ = ["NotFormed", "formed", "until_joined"]
 
 _LONGEST = 300.0  # seconds that an overlay is given after its last peer has begun to join
 _ROUNDS = 100  # rounds of upkeep that it is given besides
@@ -16,6 +16,12 @@ _ROUNDS = 100  # rounds of upkeep that it is given besides
 
 class NotFormed(Refused, code="not-formed"):
     """An overlay did not form in a time that would have been enough."""
+
+
+def until_joined(overlay: Architecture, members: int) -> float:
+    """Seconds until the last of so many members begins to join; none, if the overlay is built directly."""
+    values = overlay.values
+    return 0.0 if values.get("formation") == "converged" else float(values["arrival"]) * members
 
 
 async def formed(

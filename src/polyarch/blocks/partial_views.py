@@ -10,7 +10,7 @@ from statistics import pstdev
 from typing import Any
 
 from polyarch.blocks.broadcast import SPREAD, Teller, spread_of
-from polyarch.blocks.forming import formed
+from polyarch.blocks.forming import formed, until_joined
 from polyarch.blocks.graphs import clustering, components
 from polyarch.blocks.overlay import NotAMember, place_in
 from polyarch.core.errors import Failure
@@ -195,7 +195,7 @@ class ViewsOverlay(Architecture):
     """And this one: the time between two joins."""
 
     async def ready(self, x: Any) -> None:
-        await formed(x, self.all_are_members, joining=self.arrival * self.nodes, period=self.cycle)
+        await formed(x, self.all_are_members, joining=until_joined(self, self.nodes), period=self.cycle)
 
     async def all_are_members(self, x: Any) -> Verdict:
         """Whether nobody has still to join."""

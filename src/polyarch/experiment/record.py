@@ -74,8 +74,10 @@ class Latency(Record, frozen=True, kw_only=True):
     """Milliseconds from the intended start of an operation to its result, of successful operations.
 
     Percentiles of one histogram that was merged over all rounds, never averages of percentiles.
+    The mean is exact, percentiles are within the histogram's relative error.
     """
 
+    mean: float
     p50: float
     p90: float
     p99: float

@@ -97,9 +97,10 @@ class Histogram:
         raise AssertionError("the counts of the buckets add up to the count of the histogram")
 
     def summary(self, unit: float = 1e6) -> dict[str, float]:
-        """p50, p90, p99 and max, divided by `unit` (1e6: nanoseconds in, milliseconds out); empty when
+        """Mean, p50, p90, p99 and max, divided by `unit` (1e6: nanoseconds in, milliseconds out); empty when
         nothing was recorded."""
-        figures = {f"p{percent}": self.percentile(percent) for percent in (50, 90, 99)}
+        figures: dict[str, float | None] = {"mean": self.mean}
+        figures |= {f"p{percent}": self.percentile(percent) for percent in (50, 90, 99)}
         figures["max"] = self.max
         return {name: value / unit for name, value in figures.items() if value is not None}
 
