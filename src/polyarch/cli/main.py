@@ -303,10 +303,10 @@ def _serve(question: Question, port: int, duration: float | None, json: str | No
             address = address.strip("/").rpartition("/")[2]
             host, _, number = address.partition(":")
             address += f" by DNS: dig @{host} -p {number} {example}"
-        sys.stdout.write(f"{what} at {address}\n")
-        sys.stdout.write("press Ctrl-C to end it\n" if duration is None else f"for {duration:g} s\n")
-        sys.stdout.flush()
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt):  # whoever has read the address may end it at once
+            sys.stdout.write(f"{what} at {address}\n")
+            sys.stdout.write("press Ctrl-C to end it\n" if duration is None else f"for {duration:g} s\n")
+            sys.stdout.flush()
             session.wait(duration, front, lambda death: sys.stderr.write(f"polyarch: {death}\n"))
         return 1 if session.deaths else 0
     finally:
